@@ -1,0 +1,33 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace tailor::models {
+
+class KvCache;
+
+/// Forward's argument: tokens of several documents, one after the other, without padding.
+/// Documents do not see each other.
+struct Batch {
+  at::Tensor ids_T;                            // int64
+  at::Tensor positions_T;                      // int64; restarts in every document
+  std::vector<std::int64_t> document_offsets;  // {0, ..., T}: document d is [d] up to [d + 1]
+
+  /// Decoding: document d continues the sequence in slot cache_slots[d], whose cached length is the
+  /// position of the document's first token. Keys and values are appended; the tokens see them all.
+  KvCache* cache = nullptr;
+  std::vector<std::int64_t> cache_slots;
+
+  std::int64_t num_tokens() const { return document_offsets.empty() ? 0 : document_offsets.back(); }
+  std::int64_t num_documents() const {
+    return static_cast<std::int64_t>(document_offsets.size()) - 1;
+  }
+};
+
+/// Packs documents of token ids; positions count from 0 in each.
+Batch pack(const std::vector<std::vector<std::int64_t>>& documents);
+
+}  // namespace tailor::models

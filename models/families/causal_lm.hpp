@@ -1,0 +1,44 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "configs/reader.hpp"
+#include "models/batch.hpp"
+#include "models/files/pretrained.hpp"
+#include "models/layers/linear.hpp"
+
+namespace tailor::models {
+
+/// What callers need to know of any family's dimensions.
+struct ModelShape {
+  std::string model_type;
+  std::int64_t vocab_size, hidden_size, num_hidden_layers, num_key_value_heads, head_dim,
+      max_position_embeddings;
+};
+
+/// A decoder-only transformer. Forward is a pure function of the batch and the parameters; the base
+/// is frozen, and gradients flow through it into adapters.
+class CausalLM : public Module {
+ public:
+  virtual const ModelShape& shape() const = 0;
+  /// Hidden states behind the final norm, (T, D), in the dtype of the activations.
+  virtual at::Tensor hidden_states(const Batch& batch) const = 0;
+  /// logits = lm_head()(hidden); tied to the embedding where the configuration says so.
+  virtual const LinearSlot& lm_head() const = 0;
+  virtual kernels::Arithmetic arithmetic() const = 0;
+  /// Called once, when every parameter holds its tensor.
+  virtual void finish_loading(kernels::Arithmetic arithmetic) = 0;
+};
+
+/// The family of config.json's `model_type`, without weights. An unknown model_type, a missing field
+/// and a field that would change the function and is not supported are ConfigErrors by name.
+std::unique_ptr<CausalLM> make_causal_lm(const std::string& config_json, const std::string& file);
+
+/// Builds the model and reads every parameter as `dtype` (kFloat or kBFloat16). A tensor that is
+/// missing or has another shape is a FileError.
+std::unique_ptr<CausalLM> load_causal_lm(const Pretrained& pretrained, at::ScalarType dtype,
+                                         kernels::Arithmetic arithmetic);
+
+}  // namespace tailor::models

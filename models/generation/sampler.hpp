@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace tailor::models {
+
+/// Words and meaning of HF's GenerationConfig. The order is HF's: repetition penalty, temperature,
+/// top-k, top-p, min-p.
+struct SamplingConfig {
+  double temperature = 1.0;  // 0: greedy
+  std::int64_t top_k = 0;    // 0: off
+  double top_p = 1.0, min_p = 0.0;
+  double repetition_penalty = 1.0;  // over prompt and completion (arXiv:1909.05858)
+  std::uint64_t seed = 42;
+};
+
+struct Sampled {
+  std::int64_t id;
+  float logprob;  // under softmax of the raw logits
+};
+
+/// Chooses the next token. The random number is a function of (seed, sequence, position) alone, so
+/// that it does not depend on what else is in the batch. `logits` (V) are used as scratch space;
+/// `seen` are the ids of prompt and completion so far, needed for the repetition penalty.
+Sampled sample(std::span<float> logits, std::span<const std::int64_t> seen,
+               const SamplingConfig& config, std::uint64_t sequence, std::uint64_t position);
+
+}  // namespace tailor::models

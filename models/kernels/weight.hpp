@@ -1,0 +1,43 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+#include "models/kernels/arithmetic.hpp"
+
+namespace tailor::models::kernels {
+
+/// A frozen matrix W (O, I) as it is stored, float32 or bfloat16, with the products that forward
+/// and backward need. Activations have activation_dtype(arithmetic). Nothing here is differentiated:
+/// LinearBase and peft build their autograd functions on it.
+class Weight {
+ public:
+  Weight() = default;
+  Weight(at::Tensor stored_OI, Arithmetic arithmetic);
+
+  /// y = x W^T + bias, (T, I) -> (T, O). One token takes a matrix-vector kernel that reads W once.
+  at::Tensor forward(const at::Tensor& x_TI, const std::optional<at::Tensor>& bias_O = {}) const;
+  /// dx = dy W, (T, O) -> (T, I); adds to `dx_TI` in place where it is defined, else makes it.
+  void backward_(at::Tensor& dx_TI, const at::Tensor& dy_TO) const;
+
+  const at::Tensor& stored() const { return stored_; }
+  Arithmetic arithmetic() const { return arithmetic_; }
+  std::int64_t in_features() const { return stored_.size(1); }
+  std::int64_t out_features() const { return stored_.size(0); }
+  bool defined() const { return stored_.defined(); }
+
+ private:
+  at::Tensor as_operand() const;  // W in the dtype of the activations
+
+  at::Tensor stored_;
+  at::Tensor widened_;  // float32 copy of a bfloat16 weight, where kept
+  Arithmetic arithmetic_ = Arithmetic::Float32;
+};
+
+/// float32 copies of bfloat16 weights are kept while their sum stays below this; beyond it a weight
+/// is widened anew at each product. Set before loading; 0 keeps none.
+void set_widened_budget_bytes(std::int64_t bytes);
+std::int64_t widened_bytes();  // copies alive now
+
+}  // namespace tailor::models::kernels

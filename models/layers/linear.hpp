@@ -1,0 +1,79 @@
+#pragma once
+
+#include <array>
+#include <concepts>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "models/kernels/weight.hpp"
+#include "models/layers/module.hpp"
+
+namespace tailor::models {
+
+/// Maps x (T, I) to y (T, O). Dense, adapted, sharded and quantised layers derive from it.
+class LinearBase : public Module {
+ public:
+  virtual at::Tensor forward(const at::Tensor& x_TI) = 0;
+  virtual const kernels::Weight& weight() const = 0;  // (O, I), this rank's shard, frozen
+  virtual std::optional<at::Tensor> bias() const { return std::nullopt; }
+  /// Made ready for products with `arithmetic`, once its parameters are loaded.
+  virtual void finish_loading(kernels::Arithmetic arithmetic) = 0;
+
+  /// y[i] = layers[i](x); layers[0] is this one. Overridden where layers of one kind share work.
+  virtual void forward_siblings(const at::Tensor& x_TI, std::span<LinearBase* const> layers,
+                                std::span<at::Tensor> y);
+};
+
+/// The seat of one linear layer in a model. Adapters, tensor parallelism and quantised weights
+/// re-seat it; forward() calls whatever sits there. A wrapper registers what it wraps with
+/// add_child("", *inner), so that checkpoint keys do not change.
+class LinearSlot final : public Module {
+ public:
+  using Wrap = std::function<std::shared_ptr<LinearBase>(std::shared_ptr<LinearBase>)>;
+
+  explicit LinearSlot(std::shared_ptr<LinearBase> layer) : layer_(std::move(layer)) {}
+
+  at::Tensor operator()(const at::Tensor& x) const { return layer_->forward(x); }
+  LinearBase& layer() const { return *layer_; }
+
+  /// Seats wrap(current).
+  void rewrap(const Wrap& wrap) { layer_ = wrap(layer_); }
+
+ private:
+  void walk(const std::string& path, const Visit& visit) override;
+
+  std::shared_ptr<LinearBase> layer_;
+};
+
+/// q_proj(x), k_proj(x), v_proj(x) in one call, so that adapted layers read x once.
+template <std::same_as<LinearSlot>... Slots>
+std::array<at::Tensor, sizeof...(Slots)> project(const at::Tensor& x, const Slots&... slots) {
+  const std::array<LinearBase*, sizeof...(Slots)> layers{&slots.layer()...};
+  std::array<at::Tensor, sizeof...(Slots)> y;
+  layers.front()->forward_siblings(x, layers, y);
+  return y;
+}
+
+/// A frozen dense layer; its parameters "weight" (out, in) and "bias" (out) are undefined until a
+/// checkpoint is read.
+class Dense final : public LinearBase {
+ public:
+  Dense(std::int64_t in, std::int64_t out, bool with_bias = false);
+
+  at::Tensor forward(const at::Tensor& x_TI) override;
+  const kernels::Weight& weight() const override { return weight_; }
+  std::optional<at::Tensor> bias() const override { return bias_; }
+  void finish_loading(kernels::Arithmetic arithmetic) override;
+
+ private:
+  at::Tensor stored_, stored_bias_;  // as in the file
+  kernels::Weight weight_;
+  std::optional<at::Tensor> bias_;
+};
+
+std::shared_ptr<LinearBase> dense(std::int64_t in, std::int64_t out, bool with_bias = false);
+
+}  // namespace tailor::models

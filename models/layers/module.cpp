@@ -1,0 +1,45 @@
+#include "models/layers/module.hpp"
+
+#include "models/layers/linear.hpp"
+
+namespace tailor::models {
+namespace {
+
+std::string join(const std::string& path, const std::string& segment) {
+  if (path.empty() || segment.empty()) return path + segment;
+  return path + '.' + segment;
+}
+
+}  // namespace
+
+void Module::add_parameter(std::string segment, std::vector<std::int64_t> shape,
+                           at::Tensor& member) {
+  own_.push_back({std::move(segment), std::move(shape), &member});
+}
+
+void Module::add_child(std::string segment, Module& child) {
+  children_.push_back({std::move(segment), &child});
+}
+
+void Module::walk(const std::string& path, const Visit& visit) {
+  visit(path, *this);
+  for (const auto& child : children_) child.module->walk(join(path, child.segment), visit);
+}
+
+std::vector<NamedParameter> Module::parameters() {
+  std::vector<NamedParameter> out;
+  walk("", [&](const std::string& path, Module& module) {
+    for (const auto& own : module.own_) out.push_back({join(path, own.name), own.shape, own.value});
+  });
+  return out;
+}
+
+std::vector<NamedSlot> Module::slots() {
+  std::vector<NamedSlot> out;
+  walk("", [&](const std::string& path, Module& module) {
+    if (auto* slot = dynamic_cast<LinearSlot*>(&module)) out.push_back({path, slot});
+  });
+  return out;
+}
+
+}  // namespace tailor::models

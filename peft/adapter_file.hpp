@@ -1,0 +1,35 @@
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "models/files/file_error.hpp"
+#include "peft/lora.hpp"
+
+namespace tailor::peft {
+
+/// An adapter in HF PEFT's layout: adapter_config.json and adapter_model.safetensors, keys
+/// "base_model.model.<path>.lora_A.weight" (r, in) and ".lora_B.weight" (out, r), float32.
+struct AdapterFiles {
+  LoraConfig config;
+  std::string base_model_name_or_path;
+  std::map<std::string, at::Tensor> factors;  // by key, float32
+};
+
+/// `adapter` is a PEFT folder. Fields of adapter_config.json that would change the function and are
+/// not supported here (use_dora, bias, modules_to_save, ...) are refused by name; unknown ones only
+/// where they are not null, false or empty. Throws FileError or configs::ConfigError.
+AdapterFiles read_adapter(const std::filesystem::path& adapter);
+
+/// Copies the factors into the adapter's layers. Every key must fit a layer and every layer must
+/// have its keys: what is missing, left over or has another shape is named.
+void load_factors(const AdapterFiles& files, LoraAdapter& adapter);
+
+/// Writes both files into `directory`, each to a temporary name first, then renamed, and reads them
+/// back: what differs from memory, or is empty, throws FileError.
+void write_adapter(const LoraAdapter& adapter, const std::string& base_model_name_or_path,
+                   const std::filesystem::path& directory);
+
+}  // namespace tailor::peft

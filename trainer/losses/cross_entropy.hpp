@@ -1,0 +1,38 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "models/families/causal_lm.hpp"
+#include "trainer/data/example.hpp"
+
+namespace tailor::trainer {
+
+/// A packed batch and its targets: targets_T[t] is the id that token t predicts (shifted within its
+/// document), kIgnore where none.
+struct LabelledBatch : models::Batch {
+  at::Tensor targets_T;  // int64
+  std::int64_t num_supervised = 0;
+};
+LabelledBatch make_batch(const std::vector<const Example*>& documents);
+
+struct LossSums {
+  double loss = 0.0;             // sum of -log p over supervised tokens, nats
+  std::int64_t num_tokens = 0;   // supervised
+  std::int64_t num_correct = 0;  // of them, argmax hits
+};
+
+/// Cross-entropy of lm_head(hidden) on supervised positions only, in chunks of rows: logits of the
+/// whole batch never exist. Where autograd is on, the gradient of the hidden states is computed in
+/// the same pass (the head is frozen) and `backward()` of the answered scalar, the sum of losses,
+/// hands it on. Softmax in float32.
+struct SummedLoss {
+  at::Tensor loss;  // scalar float32, sum over supervised tokens
+  LossSums sums;
+};
+SummedLoss summed_cross_entropy(const models::CausalLM& model, const at::Tensor& hidden_TD,
+                                const at::Tensor& targets_T);
+/// The same with whole logits and autograd's rules; for tests.
+SummedLoss summed_cross_entropy_reference(const models::CausalLM& model,
+                                          const at::Tensor& hidden_TD, const at::Tensor& targets_T);
+
+}  // namespace tailor::trainer
