@@ -1,0 +1,101 @@
+#include "trainer/cli/session.hpp"
+
+#include <ATen/Parallel.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "peft/adapter_file.hpp"
+
+namespace tailor::trainer::cli {
+
+using models::kernels::Arithmetic;
+
+std::string Precision::describe() const {
+  return std::string(stored == at::kBFloat16 ? "bfloat16" : "float32") + " weights, " +
+         models::kernels::describe(arithmetic);
+}
+
+Precision choose_precision(const ModelConfig& config) {
+  if (config.device != "auto" && config.device != "cpu")
+    throw configs::ConfigError("model.device: expected auto or cpu, found \"" + config.device +
+                               "\"");
+  Precision precision;
+  if (config.dtype == "float32") {
+    precision.stored = at::kFloat;
+  } else if (config.dtype != "bfloat16" && config.dtype != "auto") {
+    throw configs::ConfigError("model.dtype: expected bfloat16, float32 or auto, found \"" +
+                               config.dtype + "\"");
+  }
+  if (config.compute_dtype == "auto") {
+    precision.arithmetic = models::kernels::best_arithmetic(precision.stored);
+  } else if (config.compute_dtype == "bfloat16") {
+    if (precision.stored != at::kBFloat16)
+      throw configs::ConfigError(
+          "model.compute_dtype: bfloat16 products need bfloat16 weights, found model.dtype "
+          "float32");
+    if (!models::kernels::has_bf16_products())
+      throw configs::ConfigError(
+          "model.compute_dtype: this processor does not multiply bfloat16 (AVX-512 BF16 or AMX "
+          "wanted); use auto or float32, which keep bfloat16 weights");
+    precision.arithmetic = Arithmetic::BFloat16;
+  } else if (config.compute_dtype != "float32") {
+    throw configs::ConfigError("model.compute_dtype: expected auto, float32 or bfloat16, found \"" +
+                               config.compute_dtype + "\"");
+  }
+  return precision;
+}
+
+Session open_session(const ModelConfig& config, const std::filesystem::path& adapter) {
+  Session session;
+  session.precision = choose_precision(config);
+  session.pretrained = models::open_pretrained(config.name_or_path);
+  session.model = models::load_causal_lm(session.pretrained, session.precision.stored,
+                                         session.precision.arithmetic);
+  if (!adapter.empty()) session.adapter = seat_saved_adapter(*session.model, adapter);
+  return session;
+}
+
+std::unique_ptr<peft::LoraAdapter> seat_saved_adapter(models::CausalLM& model,
+                                                      const std::filesystem::path& adapter) {
+  const auto files = peft::read_adapter(adapter);
+  auto seated = std::make_unique<peft::LoraAdapter>(
+      model, files.config, /*seed=*/0,
+      (adapter / "adapter_config.json").string() + ": target_modules");
+  peft::load_factors(files, *seated);
+  return seated;
+}
+
+std::shared_ptr<const models::text::ChatTemplate> chat_template(
+    const models::Pretrained& pretrained) {
+  return models::text::make_chat_template(pretrained.chat_template, pretrained.tokenizer,
+                                          pretrained.path.string());
+}
+
+Tokenization tokenization(const models::Pretrained& pretrained, const std::vector<DataFile>& files,
+                          const DataConfig& config) {
+  Tokenization how;
+  how.tokenizer = pretrained.tokenizer;
+  const bool has_messages = std::ranges::any_of(
+      files, [](const DataFile& file) { return file.format == DataFormat::Messages; });
+  if (has_messages) how.chat = chat_template(pretrained);
+  how.assistant_only_loss = config.assistant_only_loss;
+  how.completion_only_loss = config.completion_only_loss;
+  return how;
+}
+
+void set_threads(std::int64_t threads) {
+  if (threads <= 0) {
+    // Cores that this process may use, not those of the machine: a container or taskset gives
+    // fewer.
+    cpu_set_t cores;
+    CPU_ZERO(&cores);
+    threads = sched_getaffinity(0, sizeof cores, &cores) == 0
+                  ? CPU_COUNT(&cores)
+                  : static_cast<std::int64_t>(std::thread::hardware_concurrency());
+  }
+  at::set_num_threads(static_cast<int>(std::max<std::int64_t>(threads, 1)));
+}
+
+}  // namespace tailor::trainer::cli

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "models/families/causal_lm.hpp"
+#include "models/files/pretrained.hpp"
+#include "models/kernels/arithmetic.hpp"
+#include "models/text/chat.hpp"
+#include "peft/lora.hpp"
+#include "trainer/data/dataset.hpp"
+#include "trainer/run_config.hpp"
+
+namespace tailor::trainer::cli {
+
+/// How a model is stored and what multiplies.
+struct Precision {
+  at::ScalarType stored = at::kBFloat16;
+  models::kernels::Arithmetic arithmetic = models::kernels::Arithmetic::Float32;
+
+  std::string describe() const;  // "bfloat16 weights, float32 products"
+};
+
+/// The choice that `dtype`, `compute_dtype` and `device` make on this machine; `dtype: auto` stores
+/// bfloat16. Throws ConfigError for bfloat16 products where the processor has none or where float32
+/// is stored, and for a word that is none of the configuration's.
+Precision choose_precision(const ModelConfig& config);
+
+/// A model in memory, with the adapter where one was asked for (null: the base alone).
+struct Session {
+  models::Pretrained pretrained;  // its tokenizer: pretrained.tokenizer
+  Precision precision;
+  std::unique_ptr<models::CausalLM> model;
+  std::unique_ptr<peft::LoraAdapter> adapter;
+};
+
+/// Opens the files, reads the weights and, where `adapter` is not empty, seats a saved adapter (a
+/// PEFT folder) in evaluation mode. Call set_threads() before. Throws ConfigError or FileError.
+Session open_session(const ModelConfig& config, const std::filesystem::path& adapter = {});
+
+/// Seats a saved adapter in a loaded model.
+std::unique_ptr<peft::LoraAdapter> seat_saved_adapter(models::CausalLM& model,
+                                                      const std::filesystem::path& adapter);
+
+/// The model's chat template. Throws FileError where it has none or one that is not known.
+std::shared_ptr<const models::text::ChatTemplate> chat_template(
+    const models::Pretrained& pretrained);
+
+/// How rows become tokens. The chat template is made only where `files` hold messages, so that a
+/// base model without one trains on the other formats.
+Tokenization tokenization(const models::Pretrained& pretrained, const std::vector<DataFile>& files,
+                          const DataConfig& config);
+
+/// Threads of tensor operations: `threads`, or one a core that this process may use where it is 0.
+/// Once, before the first tensor operation.
+void set_threads(std::int64_t threads);
+
+}  // namespace tailor::trainer::cli
