@@ -1,0 +1,35 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+namespace tailor::models::kernels {
+
+/// Instruction sets of the product, slowest first.
+enum class MatvecIsa { Portable, Avx2, Avx512, Avx512Bf16 };
+
+/// Those of this processor, in that order; Portable always.
+std::vector<MatvecIsa> matvec_isas();
+
+/// Up to so many tokens the product is bound by reading W, and reading it once from memory in its
+/// own layout wins over a general matrix product.
+constexpr std::int64_t kMatvecMaxTokens = 8;
+
+/// y = x W^T + bias, (T, I) -> (T, O), for few tokens: decoding. W is read once, as it is stored.
+/// x: float32 or bfloat16, (T, I); W: float32 or bfloat16, rows contiguous; bias: either, (O).
+/// Sums are float32; y has x's dtype. Products: bfloat16 by bfloat16 with Avx512Bf16 (two a lane,
+/// subnormals flushed), else float32. A token's result has the same bits whatever tokens stand
+/// beside it and however many threads compute. Not differentiable. Throws c10::ValueError for other
+/// shapes and dtypes.
+at::Tensor matvec(const at::Tensor& x_TI, const at::Tensor& weight_OI,
+                  const std::optional<at::Tensor>& bias_O = {},
+                  MatvecIsa isa = matvec_isas().back());
+
+/// The same in plain operations, in float64.
+at::Tensor matvec_reference(const at::Tensor& x_TI, const at::Tensor& weight_OI,
+                            const std::optional<at::Tensor>& bias_O = {});
+
+}  // namespace tailor::models::kernels
