@@ -1,0 +1,1 @@
+tailor_add_test(models matvec tailor::kernels)

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <c10/util/BFloat16.h>
+
+#include <cstdint>
+#include <cstring>
+
+// Vectors of floats for bodies that are compiled once an instruction set: everything is inlined
+// into a caller with [[gnu::target]], so nothing here is code of its own. Results go through
+// references: returning a vector wider than the default target's registers would warn (-Wpsabi).
+
+namespace tailor::models::kernels {
+
+template <int kLanes>
+struct Vectors {
+  using Float [[gnu::vector_size(kLanes * 4)]] = float;
+  using Bits [[gnu::vector_size(kLanes * 4)]] = std::uint32_t;
+  using HalfBits [[gnu::vector_size(kLanes * 2)]] = std::uint16_t;
+};
+template <int kLanes>
+using Lanes = typename Vectors<kLanes>::Float;
+
+template <int kLanes>
+[[gnu::always_inline]] inline void load(const float* from, Lanes<kLanes>& to) {
+  std::memcpy(&to, from, sizeof(to));
+}
+
+/// bfloat16 is the upper half of a float.
+template <int kLanes>
+[[gnu::always_inline]] inline void load(const c10::BFloat16* from, Lanes<kLanes>& to) {
+  typename Vectors<kLanes>::HalfBits half;
+  std::memcpy(&half, from, sizeof(half));
+  const auto bits = __builtin_convertvector(half, typename Vectors<kLanes>::Bits) << 16;
+  std::memcpy(&to, &bits, sizeof(to));
+}
+
+template <int kLanes>
+[[gnu::always_inline]] inline float sum(const Lanes<kLanes>& v) {
+  if constexpr (kLanes == 16) {
+    const Lanes<8> half = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                          __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+    return sum<8>(half);
+  } else if constexpr (kLanes == 8) {
+    const Lanes<4> half =
+        __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
+    return sum<4>(half);
+  } else {
+    static_assert(kLanes == 4);
+    const Lanes<4> pairs = v + __builtin_shufflevector(v, v, 2, 3, 0, 1);
+    return pairs[0] + pairs[1];
+  }
+}
+
+}  // namespace tailor::models::kernels

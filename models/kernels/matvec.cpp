@@ -1,0 +1,222 @@
+#include "models/kernels/matvec.hpp"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/matmul.h>
+#include <c10/util/Exception.h>
+#include <immintrin.h>
+
+#include <algorithm>
+
+#include "models/kernels/lanes.hpp"
+
+// T tokens, I in, O out
+namespace tailor::models::kernels {
+namespace {
+
+/// The rows of W and of y that one call computes, all tokens.
+template <typename X, typename W>
+struct Rows {
+  const X* x;  // (num_tokens, in), contiguous
+  const W* weight;
+  std::int64_t weight_stride;  // elements between rows of W
+  std::int64_t num_tokens, in, out;
+  float* y;  // (num_tokens, out), contiguous
+  std::int64_t begin, end;
+};
+
+/// kRows rows of W times kTokens tokens. Every product has a sum of its own over the whole row, so
+/// its bits do not depend on kRows and kTokens.
+template <int kLanes, int kRows, int kTokens, typename W>
+[[gnu::always_inline]] inline void block(const Rows<float, W>& rows, std::int64_t o,
+                                         std::int64_t t) {
+  const float* x = rows.x + t * rows.in;
+  const W* weight = rows.weight + o * rows.weight_stride;
+  Lanes<kLanes> sums[kRows][kTokens] = {};
+  const auto whole = rows.in - rows.in % kLanes;
+  for (std::int64_t i = 0; i < whole; i += kLanes) {
+    Lanes<kLanes> x_lanes[kTokens];
+    for (int k = 0; k < kTokens; ++k) load<kLanes>(x + k * rows.in + i, x_lanes[k]);
+    for (int r = 0; r < kRows; ++r) {
+      Lanes<kLanes> w;
+      load<kLanes>(weight + r * rows.weight_stride + i, w);
+      for (int k = 0; k < kTokens; ++k) sums[r][k] += w * x_lanes[k];
+    }
+  }
+  for (int r = 0; r < kRows; ++r)
+    for (int k = 0; k < kTokens; ++k) {
+      float total = sum<kLanes>(sums[r][k]);
+      for (auto i = whole; i < rows.in; ++i)
+        total += static_cast<float>(weight[r * rows.weight_stride + i]) * x[k * rows.in + i];
+      rows.y[(t + k) * rows.out + o + r] = total;
+    }
+}
+
+template <int kLanes, int kRows, int kMaxTokens, typename W>
+[[gnu::always_inline]] inline void all_tokens(const Rows<float, W>& rows, std::int64_t o) {
+  std::int64_t t = 0;
+  for (; t + kMaxTokens <= rows.num_tokens; t += kMaxTokens)
+    block<kLanes, kRows, kMaxTokens>(rows, o, t);
+  for (; t < rows.num_tokens; ++t) block<kLanes, kRows, 1>(rows, o, t);
+}
+
+/// A block of W's rows meets all tokens while it lies in the first-level cache.
+template <int kLanes, int kRows, int kMaxTokens, typename W>
+[[gnu::always_inline]] inline void all_rows(const Rows<float, W>& rows) {
+  auto o = rows.begin;
+  for (; o + kRows <= rows.end; o += kRows) all_tokens<kLanes, kRows, kMaxTokens>(rows, o);
+  for (; o < rows.end; ++o) all_tokens<kLanes, 1, kMaxTokens>(rows, o);
+}
+
+template <typename W>
+void portable(const Rows<float, W>& rows) {
+  all_rows<4, 2, 4>(rows);
+}
+template <typename W>
+[[gnu::target("avx2,fma")]] void avx2(const Rows<float, W>& rows) {
+  all_rows<8, 2, 4>(rows);
+}
+template <typename W>
+[[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")]] void avx512(
+    const Rows<float, W>& rows) {
+  all_rows<16, 4, 4>(rows);
+}
+
+#define TAILOR_BF16_TARGET \
+  gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,prefer-vector-width=512")
+
+/// 32 products an instruction; the end of a row is loaded with a mask, zeros beyond it.
+template <int kRows, int kTokens>
+[[gnu::always_inline, TAILOR_BF16_TARGET]] inline void bf16_block(
+    const Rows<c10::BFloat16, c10::BFloat16>& rows, std::int64_t o, std::int64_t t) {
+  const c10::BFloat16* x = rows.x + t * rows.in;
+  const c10::BFloat16* weight = rows.weight + o * rows.weight_stride;
+  __m512 sums[kRows][kTokens];
+  for (auto& row : sums)
+    for (auto& one : row) one = _mm512_setzero_ps();
+  for (std::int64_t i = 0; i < rows.in; i += 32) {
+    const auto left = rows.in - i;
+    const auto mask = static_cast<__mmask32>(left >= 32 ? ~0U : (1U << left) - 1U);
+    __m512bh x_lanes[kTokens];
+    for (int k = 0; k < kTokens; ++k)
+      x_lanes[k] = (__m512bh)_mm512_maskz_loadu_epi16(mask, x + k * rows.in + i);
+    for (int r = 0; r < kRows; ++r) {
+      const auto w = (__m512bh)_mm512_maskz_loadu_epi16(mask, weight + r * rows.weight_stride + i);
+      for (int k = 0; k < kTokens; ++k) sums[r][k] = _mm512_dpbf16_ps(sums[r][k], w, x_lanes[k]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r)
+    for (int k = 0; k < kTokens; ++k)
+      rows.y[(t + k) * rows.out + o + r] = sum<16>(sums[r][k]);
+}
+
+template <int kRows>
+[[gnu::always_inline, TAILOR_BF16_TARGET]] inline void bf16_tokens(
+    const Rows<c10::BFloat16, c10::BFloat16>& rows, std::int64_t o) {
+  std::int64_t t = 0;
+  for (; t + 4 <= rows.num_tokens; t += 4) bf16_block<kRows, 4>(rows, o, t);
+  for (; t < rows.num_tokens; ++t) bf16_block<kRows, 1>(rows, o, t);
+}
+
+[[TAILOR_BF16_TARGET]] void avx512_bf16(const Rows<c10::BFloat16, c10::BFloat16>& rows) {
+  auto o = rows.begin;
+  for (; o + 4 <= rows.end; o += 4) bf16_tokens<4>(rows, o);
+  for (; o < rows.end; ++o) bf16_tokens<1>(rows, o);
+}
+#undef TAILOR_BF16_TARGET
+
+template <typename W>
+void widened(const Rows<float, W>& rows, MatvecIsa isa) {
+  switch (isa) {
+    case MatvecIsa::Portable:
+      return portable(rows);
+    case MatvecIsa::Avx2:
+      return avx2(rows);
+    default:
+      return avx512(rows);
+  }
+}
+
+/// Shares the rows of W among the threads, in whole blocks.
+template <typename X, typename W, typename Kernel>
+void run(const Rows<X, W>& rows, const Kernel& kernel) {
+  constexpr std::int64_t kBlock = 4;
+  constexpr std::int64_t kWeightsATask = 16384;  // below, waking a thread costs more
+  const auto grain = 1 + kWeightsATask / (kBlock * rows.in + 1);
+  at::parallel_for(0, (rows.out + kBlock - 1) / kBlock, grain,
+                   [&](std::int64_t begin, std::int64_t end) {
+                     auto part = rows;
+                     part.begin = begin * kBlock;
+                     part.end = std::min(end * kBlock, rows.out);
+                     kernel(part);
+                   });
+}
+
+bool is_operand(const at::Tensor& x) {
+  return x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16;
+}
+
+void check(const at::Tensor& x_TI, const at::Tensor& weight_OI,
+           const std::optional<at::Tensor>& bias_O) {
+  TORCH_CHECK_VALUE(x_TI.dim() == 2 && weight_OI.dim() == 2 && x_TI.size(1) == weight_OI.size(1) &&
+                        (!bias_O || (bias_O->dim() == 1 && bias_O->size(0) == weight_OI.size(0))),
+                    "matvec: x (T, I), W (O, I) and bias (O) do not fit, found x ", x_TI.sizes(),
+                    ", W ", weight_OI.sizes(), bias_O ? ", a bias" : "");
+  TORCH_CHECK_VALUE(is_operand(x_TI) && is_operand(weight_OI) && x_TI.device().is_cpu() &&
+                        weight_OI.device().is_cpu(),
+                    "matvec: x and W are float32 or bfloat16 in main memory, found x ",
+                    x_TI.scalar_type(), ", W ", weight_OI.scalar_type());
+}
+
+}  // namespace
+
+std::vector<MatvecIsa> matvec_isas() {
+  static const std::vector<MatvecIsa> found = [] {
+    std::vector<MatvecIsa> isas{MatvecIsa::Portable};
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+      isas.push_back(MatvecIsa::Avx2);
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+      isas.push_back(MatvecIsa::Avx512);
+      if (__builtin_cpu_supports("avx512bf16")) isas.push_back(MatvecIsa::Avx512Bf16);
+    }
+    return isas;
+  }();
+  return found;
+}
+
+at::Tensor matvec(const at::Tensor& x_TI, const at::Tensor& weight_OI,
+                  const std::optional<at::Tensor>& bias_O, MatvecIsa isa) {
+  check(x_TI, weight_OI, bias_O);
+  const auto weight = weight_OI.stride(1) == 1 ? weight_OI : weight_OI.contiguous();
+  const auto num_tokens = x_TI.size(0), in = x_TI.size(1), out = weight.size(0);
+  auto y_TO = at::empty({num_tokens, out}, x_TI.options().dtype(at::kFloat));
+  const auto rows_of = [&]<typename X, typename W>(const X* x, const W* w) {
+    return Rows<X, W>{x, w, weight.stride(0), num_tokens, in, out, y_TO.data_ptr<float>(), 0, out};
+  };
+  const bool weight_is_bf16 = weight.scalar_type() == at::kBFloat16;
+  if (isa == MatvecIsa::Avx512Bf16 && weight_is_bf16 && x_TI.scalar_type() == at::kBFloat16) {
+    const auto x = x_TI.contiguous();
+    run(rows_of(x.const_data_ptr<c10::BFloat16>(), weight.const_data_ptr<c10::BFloat16>()),
+        avx512_bf16);
+  } else {
+    const auto x = x_TI.to(at::kFloat).contiguous();
+    const auto kernel = [&](const auto& rows) { widened(rows, isa); };
+    if (weight_is_bf16)
+      run(rows_of(x.const_data_ptr<float>(), weight.const_data_ptr<c10::BFloat16>()), kernel);
+    else
+      run(rows_of(x.const_data_ptr<float>(), weight.const_data_ptr<float>()), kernel);
+  }
+  if (bias_O) y_TO.add_(*bias_O);
+  return y_TO.to(x_TI.scalar_type());
+}
+
+at::Tensor matvec_reference(const at::Tensor& x_TI, const at::Tensor& weight_OI,
+                            const std::optional<at::Tensor>& bias_O) {
+  check(x_TI, weight_OI, bias_O);
+  auto y_TO = at::matmul(x_TI.to(at::kDouble), weight_OI.to(at::kDouble).t());
+  if (bias_O) y_TO.add_(*bias_O);
+  return y_TO;
+}
+
+}  // namespace tailor::models::kernels
