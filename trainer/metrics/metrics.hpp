@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace tailor::trainer {
+
+/// What one optimizer step did. Times and memory are the only fields that differ between two equal
+/// runs.
+struct StepMetrics {
+  std::int64_t step = 0;             // steps done, from 1
+  double epoch = 0.0;                // passes over the data, with the share of the current one
+  double loss = 0.0;                 // mean nats a supervised token of this step
+  double learning_rate = 0.0;        // of this step
+  double grad_norm = 0.0;            // before clipping
+  double mean_token_accuracy = 0.0;  // supervised tokens that the argmax hits
+  std::int64_t num_tokens = 0;       // seen since the run began, resumed parts included
+  double tokens_per_second = 0.0;
+  double supervised_tokens_per_second = 0.0;
+  double step_time_s = 0.0;
+  std::int64_t rss_bytes = 0;  // rss_bytes() of memory.hpp
+};
+
+/// One pass over the evaluation data after `step` steps.
+struct EvalMetrics {
+  std::int64_t step = 0;
+  double eval_loss = 0.0;  // mean nats a supervised token
+  double eval_perplexity = 0.0;
+  double eval_mean_token_accuracy = 0.0;
+  std::int64_t eval_num_tokens = 0;  // supervised
+  double eval_runtime_s = 0.0;
+};
+
+/// A named number as metrics.jsonl and TensorBoard have it.
+struct Metric {
+  std::string name;
+  std::variant<std::int64_t, double> value;
+
+  double number() const {
+    return std::visit([](auto v) { return static_cast<double>(v); }, value);
+  }
+};
+
+/// The fields in the order in which they are written; "step" is the first.
+std::vector<Metric> fields(const StepMetrics& metrics);
+std::vector<Metric> fields(const EvalMetrics& metrics);
+
+}  // namespace tailor::trainer

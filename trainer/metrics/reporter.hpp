@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "trainer/metrics/metrics.hpp"
+
+namespace tailor::trainer {
+
+struct ReporterOptions {
+  std::filesystem::path dir;  // run directory: metrics.jsonl and tensorboard/ are written there
+  bool jsonl = true, tensorboard = true;
+  std::int64_t total_steps = 0;
+  std::int64_t logging_steps = 1;  // steps that are a multiple of it are logged, and the last one
+  /// The step of the checkpoint that the run goes on from, 0 at a fresh start. What the files hold
+  /// of later steps is taken back, so that a resumed run leaves the lines of an uninterrupted one.
+  /// A checkpoint of step n must therefore be written after everything of step n is reported.
+  std::int64_t resumed_step = 0;
+};
+
+/// Tells a run's progress to the terminal (a bar; plain lines where stderr is no terminal), to
+/// metrics.jsonl and to TensorBoard. Every line is in the file when the call returns. Throws
+/// configs::ConfigError where a file cannot be written.
+class Reporter {
+ public:
+  explicit Reporter(const ReporterOptions& options);
+  ~Reporter();  // takes the bar away
+  Reporter(const Reporter&) = delete;
+  Reporter& operator=(const Reporter&) = delete;
+
+  void report(const StepMetrics& metrics);  // after every step
+  void report(const EvalMetrics& metrics);
+  /// A word for what goes on beside the steps ("evaluating", "saving"), shown in the bar until the
+  /// next report; "" takes it away.
+  void activity(const std::string& what);
+  void finish();  // takes the bar away and prints the last line; once
+
+  /// Losses of the logged steps, those before a resumption included, for draw_curve().
+  const std::vector<double>& losses() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tailor::trainer
