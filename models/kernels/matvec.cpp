@@ -36,14 +36,19 @@ template <int kLanes, int kRows, int kTokens, typename W>
   const auto whole = rows.in - rows.in % kLanes;
   for (std::int64_t i = 0; i < whole; i += kLanes) {
     Lanes<kLanes> x_lanes[kTokens];
+#pragma GCC unroll 4
     for (int k = 0; k < kTokens; ++k) load<kLanes>(x + k * rows.in + i, x_lanes[k]);
+#pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
       Lanes<kLanes> w;
       load<kLanes>(weight + r * rows.weight_stride + i, w);
+#pragma GCC unroll 4
       for (int k = 0; k < kTokens; ++k) sums[r][k] += w * x_lanes[k];
     }
   }
+#pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
     for (int k = 0; k < kTokens; ++k) {
       float total = sum<kLanes>(sums[r][k]);
       for (auto i = whole; i < rows.in; ++i)
@@ -98,16 +103,20 @@ template <int kRows, int kTokens>
     const auto left = rows.in - i;
     const auto mask = static_cast<__mmask32>(left >= 32 ? ~0U : (1U << left) - 1U);
     __m512bh x_lanes[kTokens];
+#pragma GCC unroll 4
     for (int k = 0; k < kTokens; ++k)
       x_lanes[k] = (__m512bh)_mm512_maskz_loadu_epi16(mask, x + k * rows.in + i);
+#pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
       const auto w = (__m512bh)_mm512_maskz_loadu_epi16(mask, weight + r * rows.weight_stride + i);
+#pragma GCC unroll 4
       for (int k = 0; k < kTokens; ++k) sums[r][k] = _mm512_dpbf16_ps(sums[r][k], w, x_lanes[k]);
     }
   }
+#pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r)
-    for (int k = 0; k < kTokens; ++k)
-      rows.y[(t + k) * rows.out + o + r] = sum<16>(sums[r][k]);
+#pragma GCC unroll 4
+    for (int k = 0; k < kTokens; ++k) rows.y[(t + k) * rows.out + o + r] = sum<16>(sums[r][k]);
 }
 
 template <int kRows>
