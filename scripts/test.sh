@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Set-up, build and every test.
+#
+#   scripts/test.sh [PRESET] [CTEST OPTION...]     PRESET: cpu (default), asan, tsan; e.g. scripts/test.sh cpu -R lora
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+preset=cpu
+if [[ ${1:--} != -* ]]; then
+  preset=$1
+  shift
+fi
+start=$SECONDS
+scripts/setup.sh
+scripts/build.sh "$preset"
+built=$SECONDS
+status=0
+ctest --preset "$preset" --output-on-failure --parallel 2 "$@" || status=$?
+echo "test: set-up and build $((built - start)) s, tests $((SECONDS - built)) s"
+exit "$status"
