@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <span>
 
+#include "models/kernels/isa.hpp"
+
 namespace tailor::models::kernels {
 
 /// New tokens of one sequence, and the slot that holds its keys and values.
@@ -26,7 +28,7 @@ void append_to_cache(const at::Tensor& k_TKH, const at::Tensor& v_TKH,
 /// into one call; a sequence's result has the same bits whatever stands beside it. Not
 /// differentiable. Throws c10::ValueError for shapes that do not fit.
 at::Tensor cached_attention(const at::Tensor& q_TNH, std::span<const CachedSequence> sequences,
-                            double scale);
+                            double scale, Isa isa = available_isas().back());
 
 /// The same in plain operations, in float64.
 at::Tensor cached_attention_reference(const at::Tensor& q_TNH,

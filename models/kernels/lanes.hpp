@@ -51,4 +51,27 @@ template <int kLanes>
   }
 }
 
+/// e^x for x <= 0, relative error below 2e-7: x = n ln 2 + r, Taylor to r^6 on |r| <= ln 2 / 2.
+/// Below -87 the result is 0 where e^x is at most 1.7e-38.
+template <int kLanes>
+[[gnu::always_inline]] inline void exp_negative(Lanes<kLanes>& x) {
+  using Int [[gnu::vector_size(kLanes * 4)]] = std::int32_t;
+  const Lanes<kLanes> clamped = x < -87.0F ? Lanes<kLanes>{} - 87.0F : x;
+  // Adding and subtracting 1.5 * 2^23 rounds to an integer.
+  const Lanes<kLanes> shifted = clamped * 1.44269504F + 12582912.0F;
+  const Lanes<kLanes> n = shifted - 12582912.0F;
+  const Lanes<kLanes> r = (clamped - n * 0.693359375F) + n * 2.12194440e-4F;
+  Lanes<kLanes> p = r * (1.0F / 720) + 1.0F / 120;
+  p = p * r + 1.0F / 24;
+  p = p * r + 1.0F / 6;
+  p = p * r + 0.5F;
+  p = p * r + 1.0F;
+  p = p * r + 1.0F;
+  const Int exponent = (__builtin_convertvector(n, Int) + 127) << 23;
+  Lanes<kLanes> power;
+  std::memcpy(&power, &exponent, sizeof(power));
+  const Lanes<kLanes> result = p * power;
+  x = x < -87.0F ? Lanes<kLanes>{} : result;
+}
+
 }  // namespace tailor::models::kernels

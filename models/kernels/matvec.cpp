@@ -135,11 +135,11 @@ template <int kRows>
 #undef TAILOR_BF16_TARGET
 
 template <typename W>
-void widened(const Rows<float, W>& rows, MatvecIsa isa) {
+void widened(const Rows<float, W>& rows, Isa isa) {
   switch (isa) {
-    case MatvecIsa::Portable:
+    case Isa::Portable:
       return portable(rows);
-    case MatvecIsa::Avx2:
+    case Isa::Avx2:
       return avx2(rows);
     default:
       return avx512(rows);
@@ -179,23 +179,8 @@ void check(const at::Tensor& x_TI, const at::Tensor& weight_OI,
 
 }  // namespace
 
-std::vector<MatvecIsa> matvec_isas() {
-  static const std::vector<MatvecIsa> found = [] {
-    std::vector<MatvecIsa> isas{MatvecIsa::Portable};
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-      isas.push_back(MatvecIsa::Avx2);
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-      isas.push_back(MatvecIsa::Avx512);
-      if (__builtin_cpu_supports("avx512bf16")) isas.push_back(MatvecIsa::Avx512Bf16);
-    }
-    return isas;
-  }();
-  return found;
-}
-
 at::Tensor matvec(const at::Tensor& x_TI, const at::Tensor& weight_OI,
-                  const std::optional<at::Tensor>& bias_O, MatvecIsa isa) {
+                  const std::optional<at::Tensor>& bias_O, Isa isa) {
   check(x_TI, weight_OI, bias_O);
   const auto weight = weight_OI.stride(1) == 1 ? weight_OI : weight_OI.contiguous();
   const auto num_tokens = x_TI.size(0), in = x_TI.size(1), out = weight.size(0);
@@ -204,7 +189,7 @@ at::Tensor matvec(const at::Tensor& x_TI, const at::Tensor& weight_OI,
     return Rows<X, W>{x, w, weight.stride(0), num_tokens, in, out, y_TO.data_ptr<float>(), 0, out};
   };
   const bool weight_is_bf16 = weight.scalar_type() == at::kBFloat16;
-  if (isa == MatvecIsa::Avx512Bf16 && weight_is_bf16 && x_TI.scalar_type() == at::kBFloat16) {
+  if (isa == Isa::Avx512Bf16 && weight_is_bf16 && x_TI.scalar_type() == at::kBFloat16) {
     const auto x = x_TI.contiguous();
     run(rows_of(x.const_data_ptr<c10::BFloat16>(), weight.const_data_ptr<c10::BFloat16>()),
         avx512_bf16);

@@ -4,15 +4,10 @@
 
 #include <cstdint>
 #include <optional>
-#include <vector>
+
+#include "models/kernels/isa.hpp"
 
 namespace tailor::models::kernels {
-
-/// Instruction sets of the product, slowest first.
-enum class MatvecIsa { Portable, Avx2, Avx512, Avx512Bf16 };
-
-/// Those of this processor, in that order; Portable always.
-std::vector<MatvecIsa> matvec_isas();
 
 /// Up to so many tokens the product is bound by reading W, and reading it once from memory in its
 /// own layout wins over a general matrix product.
@@ -25,8 +20,7 @@ constexpr std::int64_t kMatvecMaxTokens = 8;
 /// beside it and however many threads compute. Not differentiable. Throws c10::ValueError for other
 /// shapes and dtypes.
 at::Tensor matvec(const at::Tensor& x_TI, const at::Tensor& weight_OI,
-                  const std::optional<at::Tensor>& bias_O = {},
-                  MatvecIsa isa = matvec_isas().back());
+                  const std::optional<at::Tensor>& bias_O = {}, Isa isa = available_isas().back());
 
 /// The same in plain operations, in float64.
 at::Tensor matvec_reference(const at::Tensor& x_TI, const at::Tensor& weight_OI,

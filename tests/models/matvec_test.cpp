@@ -27,7 +27,7 @@ at::Tensor integers(at::IntArrayRef shape) {  // small, so that every sum is exa
 }  // namespace
 
 TEST_CASE("matvec: exact sums on integers, for every instruction set and dtype", "[models]") {
-  for (const auto isa : matvec_isas())
+  for (const auto isa : available_isas())
     for (const auto& c : kCases)
       for (const auto x_type : {at::kFloat, at::kBFloat16})
         for (const auto w_type : {at::kFloat, at::kBFloat16}) {
@@ -42,7 +42,7 @@ TEST_CASE("matvec: exact sums on integers, for every instruction set and dtype",
 }
 
 TEST_CASE("matvec: near the float64 product on random numbers", "[models]") {
-  for (const auto isa : matvec_isas())
+  for (const auto isa : available_isas())
     for (const auto w_type : {at::kFloat, at::kBFloat16}) {
       const auto x = at::randn({3, 1536}), w = at::randn({100, 1536}).to(w_type);
       const auto y = matvec(x, w, {}, isa);
@@ -52,7 +52,7 @@ TEST_CASE("matvec: near the float64 product on random numbers", "[models]") {
 
 TEST_CASE("matvec: a token's bits do not depend on its neighbours or on the threads", "[models]") {
   const auto threads = at::get_num_threads();
-  for (const auto isa : matvec_isas())
+  for (const auto isa : available_isas())
     for (const auto type : {at::kFloat, at::kBFloat16}) {
       const auto x = at::randn({13, 200}).to(type), w = at::randn({333, 200}).to(type);
       at::set_num_threads(1);
@@ -76,7 +76,7 @@ TEST_CASE("matvec: rows of a wider matrix and columns as x are read where they l
 }
 
 TEST_CASE("matvec: NaN and infinity come through", "[models]") {
-  for (const auto isa : matvec_isas()) {
+  for (const auto isa : available_isas()) {
     auto x = at::full({1, 40}, 1.0F).to(at::kBFloat16);
     auto w = at::full({2, 40}, 1.0F).to(at::kBFloat16);
     w[0][39] = std::numeric_limits<float>::quiet_NaN();

@@ -1,2 +1,3 @@
 tailor_add_test(models matvec tailor::kernels)
 tailor_add_test(models random)
+tailor_add_test(models cached_attention tailor::kernels)

@@ -1,0 +1,327 @@
+#include "models/kernels/cached_attention.hpp"
+
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/softmax.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "models/kernels/lanes.hpp"
+
+// T tokens, N query heads, K key heads, G query heads a key head, C capacity, H head width
+namespace tailor::models::kernels {
+namespace {
+
+constexpr std::int64_t kTokensATask = 8;  // of one sequence: they share what they read
+
+/// One token of one key head: G query rows against `length` keys.
+template <typename Cache>
+struct Query {
+  const float* q;  // (G, H), scaled
+  const Cache *keys, *values;
+  std::int64_t key_stride, value_stride;  // elements between positions
+  std::int64_t length, head_dim;
+  float* scores;  // (G, length), scratch
+  float* out;     // (G, H)
+};
+
+/// scores[g][c] = q[g] . keys[c], kHeads query heads at a time.
+template <int kLanes, int kHeads, typename Cache>
+[[gnu::always_inline]] inline void score(const Query<Cache>& query, std::int64_t g) {
+  const auto whole = query.head_dim - query.head_dim % kLanes;
+  for (std::int64_t c = 0; c < query.length; ++c) {
+    const Cache* key = query.keys + c * query.key_stride;
+    Lanes<kLanes> sums[kHeads] = {};
+    for (std::int64_t h = 0; h < whole; h += kLanes) {
+      Lanes<kLanes> k;
+      load<kLanes>(key + h, k);
+#pragma GCC unroll 4
+      for (int head = 0; head < kHeads; ++head) {
+        Lanes<kLanes> q;
+        load<kLanes>(query.q + (g + head) * query.head_dim + h, q);
+        sums[head] += q * k;
+      }
+    }
+#pragma GCC unroll 4
+    for (int head = 0; head < kHeads; ++head) {
+      float total = sum<kLanes>(sums[head]);
+      for (auto h = whole; h < query.head_dim; ++h)
+        total += query.q[(g + head) * query.head_dim + h] * static_cast<float>(key[h]);
+      query.scores[(g + head) * query.length + c] = total;
+    }
+  }
+}
+
+/// Softmax of one row in place, without the division; answers 1 / sum.
+template <int kLanes>
+[[gnu::always_inline]] inline float soften(float* scores, std::int64_t length) {
+  float largest = -std::numeric_limits<float>::infinity();
+  for (std::int64_t c = 0; c < length; ++c) largest = std::max(largest, scores[c]);
+  const auto whole = length - length % kLanes;
+  Lanes<kLanes> sums{};
+  for (std::int64_t c = 0; c < whole; c += kLanes) {
+    Lanes<kLanes> s;
+    load<kLanes>(scores + c, s);
+    s -= largest;
+    exp_negative<kLanes>(s);
+    std::memcpy(scores + c, &s, sizeof(s));
+    sums += s;
+  }
+  if (whole < length) {
+    Lanes<kLanes> s = Lanes<kLanes>{} - 100.0F;
+    const auto rest = static_cast<std::size_t>(length - whole) * sizeof(float);
+    std::memcpy(&s, scores + whole, rest);
+    for (std::int64_t c = 0; c < length - whole; ++c) s[c] -= largest;
+    exp_negative<kLanes>(s);
+    std::memcpy(scores + whole, &s, rest);
+    sums += s;
+  }
+  return 1.0F / sum<kLanes>(sums);
+}
+
+/// out[g][h ...] = sum over c of scores[g][c] values[c][h ...], kHeads heads and kWidth registers
+/// of a value at a time.
+template <int kLanes, int kHeads, int kWidth, typename Cache>
+[[gnu::always_inline]] inline void mix(const Query<Cache>& query, std::int64_t g, std::int64_t h,
+                                       const float* scales) {
+  Lanes<kLanes> sums[kHeads][kWidth] = {};
+  for (std::int64_t c = 0; c < query.length; ++c) {
+    const Cache* value = query.values + c * query.value_stride + h;
+    Lanes<kLanes> v[kWidth];
+#pragma GCC unroll 4
+    for (int w = 0; w < kWidth; ++w) load<kLanes>(value + w * kLanes, v[w]);
+#pragma GCC unroll 4
+    for (int head = 0; head < kHeads; ++head) {
+      const float weight = query.scores[(g + head) * query.length + c];
+#pragma GCC unroll 4
+      for (int w = 0; w < kWidth; ++w) sums[head][w] += v[w] * weight;
+    }
+  }
+#pragma GCC unroll 4
+  for (int head = 0; head < kHeads; ++head)
+#pragma GCC unroll 4
+    for (int w = 0; w < kWidth; ++w) {
+      const Lanes<kLanes> y = sums[head][w] * scales[head];
+      std::memcpy(query.out + (g + head) * query.head_dim + h + w * kLanes, &y, sizeof(y));
+    }
+}
+
+/// One element of one head, where the head's width is no multiple of the registers'.
+template <typename Cache>
+[[gnu::always_inline]] inline void mix_one(const Query<Cache>& query, std::int64_t g,
+                                           std::int64_t h, float scale) {
+  float total = 0;
+  for (std::int64_t c = 0; c < query.length; ++c)
+    total += query.scores[g * query.length + c] *
+             static_cast<float>(query.values[c * query.value_stride + h]);
+  query.out[g * query.head_dim + h] = total * scale;
+}
+
+template <int kLanes, int kHeads, typename Cache>
+[[gnu::always_inline]] inline void attend_heads(const Query<Cache>& query, std::int64_t g) {
+  score<kLanes, kHeads>(query, g);
+  float scales[kHeads];
+  for (int head = 0; head < kHeads; ++head)
+    scales[head] = soften<kLanes>(query.scores + (g + head) * query.length, query.length);
+  std::int64_t h = 0;
+  for (; h + 4 * kLanes <= query.head_dim; h += 4 * kLanes)
+    mix<kLanes, kHeads, 4>(query, g, h, scales);
+  for (; h + kLanes <= query.head_dim; h += kLanes) mix<kLanes, kHeads, 1>(query, g, h, scales);
+  for (; h < query.head_dim; ++h)
+    for (int head = 0; head < kHeads; ++head) mix_one(query, g + head, h, scales[head]);
+}
+
+template <int kLanes, int kMaxHeads, typename Cache>
+[[gnu::always_inline]] inline void attend(const Query<Cache>& query, std::int64_t num_heads) {
+  std::int64_t g = 0;
+  for (; g + kMaxHeads <= num_heads; g += kMaxHeads) attend_heads<kLanes, kMaxHeads>(query, g);
+  for (; g < num_heads; ++g) attend_heads<kLanes, 1>(query, g);
+}
+
+template <typename Cache>
+void portable(const Query<Cache>& query, std::int64_t num_heads) {
+  attend<4, 1>(query, num_heads);
+}
+template <typename Cache>
+[[gnu::target("avx2,fma")]] void avx2(const Query<Cache>& query, std::int64_t num_heads) {
+  attend<8, 2>(query, num_heads);
+}
+template <typename Cache>
+[[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")]] void avx512(
+    const Query<Cache>& query, std::int64_t num_heads) {
+  attend<16, 3>(query, num_heads);
+}
+
+/// A share of the work that one thread does: some tokens of one sequence and key head.
+struct Task {
+  const CachedSequence* sequence;
+  std::int64_t key_head, begin, end;  // tokens, counted from the sequence's first new one
+};
+
+struct Shape {
+  std::int64_t num_heads, num_key_heads, head_dim;
+  std::int64_t group() const { return num_heads / num_key_heads; }
+};
+
+template <typename Cache>
+void run(const Task& task, const Shape& shape, const float* q, float* out, Isa isa,
+         std::vector<float>& scores) {
+  const auto& sequence = *task.sequence;
+  const auto group = shape.group();
+  const auto& keys = sequence.keys_CKH;
+  const auto& values = sequence.values_CKH;
+  for (auto t = task.begin; t < task.end; ++t) {
+    const auto row =
+        ((sequence.begin + t) * shape.num_heads + task.key_head * group) * shape.head_dim;
+    const auto length = sequence.start + t + 1;
+    scores.resize(static_cast<std::size_t>(group * length));
+    const Query<Cache> query{q + row,
+                             keys.const_data_ptr<Cache>() + task.key_head * keys.stride(1),
+                             values.const_data_ptr<Cache>() + task.key_head * values.stride(1),
+                             keys.stride(0),
+                             values.stride(0),
+                             length,
+                             shape.head_dim,
+                             scores.data(),
+                             out + row};
+    if (isa == Isa::Portable)
+      portable(query, group);
+    else if (isa == Isa::Avx2)
+      avx2(query, group);
+    else
+      avx512(query, group);
+  }
+}
+
+bool is_slot(const at::Tensor& slot, const CachedSequence& sequence, std::int64_t head_dim) {
+  return slot.dim() == 3 && slot.size(0) >= sequence.start + sequence.count &&
+         slot.size(2) == head_dim && (slot.stride(2) == 1 || head_dim == 1) &&
+         (slot.scalar_type() == at::kFloat || slot.scalar_type() == at::kBFloat16);
+}
+
+void check(const at::Tensor& x, std::span<const CachedSequence> sequences, const char* name) {
+  TORCH_CHECK_VALUE(
+      x.dim() == 3 && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16), name,
+      ": expected (tokens, heads, width) in float32 or bfloat16, found ", x.sizes(), " in ",
+      x.scalar_type());
+  for (const auto& s : sequences) {
+    TORCH_CHECK_VALUE(
+        s.begin >= 0 && s.count >= 0 && s.start >= 0 && s.begin + s.count <= x.size(0), name,
+        ": rows ", s.begin, " to ", s.begin + s.count, " at position ", s.start, " of ", x.size(0),
+        " rows");
+    TORCH_CHECK_VALUE(
+        is_slot(s.keys_CKH, s, x.size(2)) && is_slot(s.values_CKH, s, x.size(2)) &&
+            s.keys_CKH.sizes() == s.values_CKH.sizes() &&
+            s.keys_CKH.scalar_type() == s.values_CKH.scalar_type() &&
+            s.keys_CKH.scalar_type() == sequences[0].keys_CKH.scalar_type() &&
+            s.keys_CKH.size(1) == sequences[0].keys_CKH.size(1),
+        name, ": slots are (capacity, key heads, width), of one dtype and wide enough, found ",
+        s.keys_CKH.sizes(), " and ", s.values_CKH.sizes(), " for ", s.start + s.count,
+        " positions of ", x.sizes());
+  }
+}
+
+void copy_rows(const at::Tensor& from_TKH, const at::Tensor& to_CKH, const CachedSequence& s) {
+  const auto head_dim = from_TKH.size(2);
+  const auto copy = [&]<typename From, typename To>(const From* from, To* to) {
+    for (std::int64_t t = 0; t < s.count; ++t)
+      for (std::int64_t head = 0; head < from_TKH.size(1); ++head) {
+        const auto* source = from + (s.begin + t) * from_TKH.stride(0) + head * from_TKH.stride(1);
+        auto* target = to + (s.start + t) * to_CKH.stride(0) + head * to_CKH.stride(1);
+        for (std::int64_t h = 0; h < head_dim; ++h)
+          target[h] = static_cast<To>(static_cast<float>(source[h]));
+      }
+  };
+  const auto to_slot = [&](const auto* from) {
+    if (to_CKH.scalar_type() == at::kFloat)
+      copy(from, to_CKH.data_ptr<float>());
+    else
+      copy(from, to_CKH.data_ptr<c10::BFloat16>());
+  };
+  if (from_TKH.scalar_type() == at::kFloat)
+    to_slot(from_TKH.const_data_ptr<float>());
+  else
+    to_slot(from_TKH.const_data_ptr<c10::BFloat16>());
+}
+
+}  // namespace
+
+void append_to_cache(const at::Tensor& k_TKH, const at::Tensor& v_TKH,
+                     std::span<const CachedSequence> sequences) {
+  check(k_TKH, sequences, "append_to_cache");
+  check(v_TKH, sequences, "append_to_cache");
+  TORCH_CHECK_VALUE(sequences.empty() || (k_TKH.size(1) == sequences[0].keys_CKH.size(1) &&
+                                          v_TKH.size(1) == sequences[0].keys_CKH.size(1)),
+                    "append_to_cache: ", k_TKH.size(1), " key heads do not fit the slots");
+  const auto k = k_TKH.stride(2) == 1 ? k_TKH : k_TKH.contiguous();
+  const auto v = v_TKH.stride(2) == 1 ? v_TKH : v_TKH.contiguous();
+  for (const auto& sequence : sequences) {
+    copy_rows(k, sequence.keys_CKH, sequence);
+    copy_rows(v, sequence.values_CKH, sequence);
+  }
+}
+
+at::Tensor cached_attention(const at::Tensor& q_TNH, std::span<const CachedSequence> sequences,
+                            double scale, Isa isa) {
+  check(q_TNH, sequences, "cached_attention");
+  const auto num_key_heads = sequences.empty() ? q_TNH.size(1) : sequences[0].keys_CKH.size(1);
+  TORCH_CHECK_VALUE(num_key_heads > 0 && q_TNH.size(1) % num_key_heads == 0,
+                    "cached_attention: ", q_TNH.size(1), " query heads do not share ",
+                    num_key_heads, " key heads");
+  const Shape shape{q_TNH.size(1), num_key_heads, q_TNH.size(2)};
+
+  std::vector<Task> tasks;
+  std::int64_t work = 0;  // elements of keys read
+  for (const auto& sequence : sequences)
+    for (std::int64_t head = 0; head < num_key_heads; ++head)
+      for (std::int64_t t = 0; t < sequence.count; t += kTokensATask) {
+        const auto end = std::min(t + kTokensATask, sequence.count);
+        tasks.push_back({&sequence, head, t, end});
+        work += (end - t) * (sequence.start + end) * shape.head_dim * shape.group();
+      }
+  const auto num_tasks = static_cast<std::int64_t>(tasks.size());
+  const auto q = (q_TNH.to(at::kFloat) * scale).contiguous();
+  auto out_TNH = at::empty(q_TNH.sizes(), q.options());
+  const auto* q_data = q.const_data_ptr<float>();
+  auto* out_data = out_TNH.data_ptr<float>();
+  const bool is_float = !tasks.empty() && sequences[0].keys_CKH.scalar_type() == at::kFloat;
+  constexpr std::int64_t kWorkAThread = 16384;  // below, waking a thread costs more
+  const auto grain = 1 + kWorkAThread * num_tasks / (work + 1);
+  at::parallel_for(0, num_tasks, grain, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<float> scores;
+    for (auto i = begin; i < end; ++i) {
+      const auto& task = tasks[static_cast<std::size_t>(i)];
+      if (is_float)
+        run<float>(task, shape, q_data, out_data, isa, scores);
+      else
+        run<c10::BFloat16>(task, shape, q_data, out_data, isa, scores);
+    }
+  });
+  return out_TNH.to(q_TNH.scalar_type());
+}
+
+at::Tensor cached_attention_reference(const at::Tensor& q_TNH,
+                                      std::span<const CachedSequence> sequences, double scale) {
+  auto out_TNH = at::empty(q_TNH.sizes(), q_TNH.options().dtype(at::kDouble));
+  for (const auto& s : sequences)
+    for (std::int64_t t = 0; t < s.count; ++t) {
+      const auto group = q_TNH.size(1) / s.keys_CKH.size(1);
+      const auto length = s.start + t + 1;
+      const auto k_KHC = s.keys_CKH.narrow(0, 0, length).to(at::kDouble).permute({1, 2, 0});
+      const auto v_KCH = s.values_CKH.narrow(0, 0, length).to(at::kDouble).transpose(0, 1);
+      const auto q_KGH =
+          q_TNH[s.begin + t].to(at::kDouble).view({s.keys_CKH.size(1), group, q_TNH.size(2)});
+      const auto p_KGC = (at::matmul(q_KGH, k_KHC) * scale).softmax(-1);
+      out_TNH[s.begin + t].copy_(at::matmul(p_KGC, v_KCH).reshape({q_TNH.size(1), q_TNH.size(2)}));
+    }
+  return out_TNH;
+}
+
+}  // namespace tailor::models::kernels
