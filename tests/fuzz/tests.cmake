@@ -1,0 +1,21 @@
+# tests/fuzz/<name>_fuzz.cpp defines LLVMFuzzerTestOneInput; its first inputs are tests/fuzz/seeds/<name>/.
+# More arguments: libraries. Longer: fuzz_<name> --seconds 60 --seed 7 tests/fuzz/seeds/<name>
+option(TAILOR_LIBFUZZER "fuzzers link libFuzzer (needs clang) instead of the driver here" OFF)
+function(tailor_add_fuzz name)
+  set(seeds ${PROJECT_SOURCE_DIR}/tests/fuzz/seeds/${name})
+  add_executable(fuzz_${name} fuzz/${name}_fuzz.cpp)
+  target_link_libraries(fuzz_${name} PRIVATE ${ARGN})
+  tailor_warnings(fuzz_${name})
+  if(TAILOR_LIBFUZZER)
+    target_compile_options(fuzz_${name} PRIVATE -fsanitize=fuzzer)
+    target_link_options(fuzz_${name} PRIVATE -fsanitize=fuzzer)
+    # libFuzzer writes what it finds into its first folder.
+    set(corpus ${CMAKE_CURRENT_BINARY_DIR}/corpus_${name})
+    file(MAKE_DIRECTORY ${corpus})
+    add_test(NAME fuzz/${name} COMMAND fuzz_${name} -max_total_time=2 ${corpus} ${seeds})
+  else()
+    target_sources(fuzz_${name} PRIVATE fuzz/driver.cpp)
+    add_test(NAME fuzz/${name} COMMAND fuzz_${name} --seconds 2 ${seeds})
+  endif()
+  set_tests_properties(fuzz/${name} PROPERTIES TIMEOUT 120 LABELS fuzz)
+endfunction()
