@@ -32,8 +32,8 @@ class CausalLM : public Module {
   virtual void finish_loading(kernels::Arithmetic arithmetic) = 0;
 };
 
-/// The family of config.json's `model_type`, without weights. An unknown model_type, a missing field
-/// and a field that would change the function and is not supported are ConfigErrors by name.
+/// The family of config.json's `model_type`, without weights. An unknown model_type, a missing
+/// field and a field that would change the function and is not supported are ConfigErrors by name.
 std::unique_ptr<CausalLM> make_causal_lm(const std::string& config_json, const std::string& file);
 
 /// Builds the model and reads every parameter as `dtype` (kFloat or kBFloat16). A tensor that is

@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <memory>
 #include <optional>
 
 #include "models/kernels/arithmetic.hpp"
@@ -9,14 +10,14 @@
 namespace tailor::models::kernels {
 
 /// A frozen matrix W (O, I) as it is stored, float32 or bfloat16, with the products that forward
-/// and backward need. Activations have activation_dtype(arithmetic). Nothing here is differentiated:
-/// LinearBase and peft build their autograd functions on it.
+/// and backward need. Activations have activation_dtype(arithmetic). Nothing here is
+/// differentiated: LinearBase and peft build their autograd functions on it.
 class Weight {
  public:
   Weight() = default;
   Weight(at::Tensor stored_OI, Arithmetic arithmetic);
 
-  /// y = x W^T + bias, (T, I) -> (T, O). One token takes a matrix-vector kernel that reads W once.
+  /// y = x W^T + bias, (T, I) -> (T, O). Few tokens take a kernel that reads W once.
   at::Tensor forward(const at::Tensor& x_TI, const std::optional<at::Tensor>& bias_O = {}) const;
   /// dx = dy W, (T, O) -> (T, I); adds to `dx_TI` in place where it is defined, else makes it.
   void backward_(at::Tensor& dx_TI, const at::Tensor& dy_TO) const;
@@ -31,7 +32,8 @@ class Weight {
   at::Tensor as_operand() const;  // W in the dtype of the activations
 
   at::Tensor stored_;
-  at::Tensor widened_;  // float32 copy of a bfloat16 weight, where kept
+  at::Tensor widened_;           // float32 copy of a bfloat16 weight, where kept
+  std::shared_ptr<void> lease_;  // of the copies' budget
   Arithmetic arithmetic_ = Arithmetic::Float32;
 };
 

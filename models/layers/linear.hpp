@@ -35,6 +35,7 @@ class LinearSlot final : public Module {
   using Wrap = std::function<std::shared_ptr<LinearBase>(std::shared_ptr<LinearBase>)>;
 
   explicit LinearSlot(std::shared_ptr<LinearBase> layer) : layer_(std::move(layer)) {}
+  LinearSlot() = default;  // to be filled by rewrap()
 
   at::Tensor operator()(const at::Tensor& x) const { return layer_->forward(x); }
   LinearBase& layer() const { return *layer_; }
@@ -62,6 +63,8 @@ std::array<at::Tensor, sizeof...(Slots)> project(const at::Tensor& x, const Slot
 class Dense final : public LinearBase {
  public:
   Dense(std::int64_t in, std::int64_t out, bool with_bias = false);
+  /// Computes with a tensor that another module owns and has loaded: a tied output head.
+  Dense(const at::Tensor& shared_OI, kernels::Arithmetic arithmetic);
 
   at::Tensor forward(const at::Tensor& x_TI) override;
   const kernels::Weight& weight() const override { return weight_; }

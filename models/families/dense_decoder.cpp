@@ -1,0 +1,63 @@
+#include <utility>
+
+#include "models/families/config_fields.hpp"
+#include "models/layers/decoder.hpp"
+
+namespace tailor::models {
+namespace {
+
+class DenseDecoder final : public CausalLM {
+ public:
+  explicit DenseDecoder(const DecoderConfig& config)
+      : shape_(config.shape),
+        model_(config.shape.vocab_size, config.shape.hidden_size, config.rms_norm_eps,
+               layers(config), config.rope) {
+    add_child("model", model_);
+    if (config.tie_word_embeddings) return;
+    const auto head = dense(shape_.hidden_size, shape_.vocab_size);
+    lm_head_.rewrap([&](auto) { return head; });
+    add_child("lm_head", lm_head_);
+    untied_ = true;
+  }
+
+  const ModelShape& shape() const override { return shape_; }
+  at::Tensor hidden_states(const Batch& batch) const override {
+    return model_.forward(batch, arithmetic_);
+  }
+  const LinearSlot& lm_head() const override { return lm_head_; }
+  kernels::Arithmetic arithmetic() const override { return arithmetic_; }
+
+  void finish_loading(kernels::Arithmetic arithmetic) override {
+    arithmetic_ = arithmetic;
+    model_.finish_loading(arithmetic);
+    if (untied_) return lm_head_.layer().finish_loading(arithmetic);
+    lm_head_.rewrap(
+        [&](auto) { return std::make_shared<Dense>(model_.embed_tokens().weight(), arithmetic); });
+  }
+
+ private:
+  static std::vector<std::unique_ptr<DecoderLayer>> layers(const DecoderConfig& config) {
+    std::vector<std::unique_ptr<DecoderLayer>> out;
+    const auto hidden = config.shape.hidden_size;
+    for (std::int64_t i = 0; i < config.shape.num_hidden_layers; ++i)
+      out.push_back(std::make_unique<DecoderLayer>(
+          std::make_unique<SelfAttention>(config.attention, i),
+          std::make_unique<SwiGluMlp>(hidden, config.intermediate_size, config.mlp_bias), hidden,
+          config.rms_norm_eps));
+    return out;
+  }
+
+  ModelShape shape_;
+  Decoder model_;
+  LinearSlot lm_head_;  // not a child where tied: the checkpoint has no such key
+  bool untied_ = false;
+  kernels::Arithmetic arithmetic_ = kernels::Arithmetic::Float32;
+};
+
+}  // namespace
+
+std::unique_ptr<CausalLM> make_dense_decoder(const DecoderConfig& config) {
+  return std::make_unique<DenseDecoder>(config);
+}
+
+}  // namespace tailor::models

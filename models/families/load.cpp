@@ -1,0 +1,78 @@
+#include <map>
+
+#include "models/families/causal_lm.hpp"
+#include "models/families/llama.hpp"
+#include "models/families/qwen2.hpp"
+#include "models/families/qwen3.hpp"
+
+namespace tailor::models {
+namespace {
+
+using Maker = std::unique_ptr<CausalLM> (*)(configs::Section);
+
+const std::map<std::string, Maker>& families() {
+  static const std::map<std::string, Maker> all{
+      {"llama", llama::make}, {"qwen2", qwen2::make}, {"qwen3", qwen3::make}};
+  return all;
+}
+
+std::string shape_text(const std::vector<std::int64_t>& shape) {
+  std::string text = "(";
+  for (const auto size : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
+  return text + ')';
+}
+
+/// Every parameter must be there with its shape before any is read: all problems at once.
+void check_tensors(const std::vector<NamedParameter>& parameters, const Pretrained& pretrained) {
+  std::map<std::string, const TensorEntry*> entries;
+  for (const auto& entry : pretrained.tensors->entries()) entries[entry.name] = &entry;
+  std::string problems;
+  std::size_t count = 0;
+  const auto note = [&](const std::string& text) {
+    if (++count <= 10)
+      problems += (problems.empty() ? "" : "\n") + pretrained.path.string() + ": " + text;
+  };
+  for (const auto& parameter : parameters) {
+    const auto found = entries.find(parameter.name);
+    if (found == entries.end()) {
+      note("tensor " + parameter.name + " is missing; expected shape " +
+           shape_text(parameter.shape));
+    } else if (found->second->shape != parameter.shape) {
+      note("tensor " + parameter.name + ": expected shape " + shape_text(parameter.shape) + " by " +
+           pretrained.config_file + ", found " + shape_text(found->second->shape));
+    }
+  }
+  if (count > 10) problems += "\n... and " + std::to_string(count - 10) + " more";
+  if (count > 0) throw FileError(problems);
+}
+
+}  // namespace
+
+std::unique_ptr<CausalLM> make_causal_lm(const std::string& config_json, const std::string& file) {
+  const auto document = configs::Document::json(config_json, file);
+  auto root = document.root();
+  const auto model_type = root.text("model_type");
+  const auto family = families().find(model_type);
+  if (family == families().end()) {
+    std::string known;
+    for (const auto& [name, maker] : families()) known += (known.empty() ? "" : ", ") + name;
+    root.reject("model_type", "expected a supported family (" + known + ")");
+    document.check();
+  }
+  auto model = family->second(root);
+  document.check();
+  return model;
+}
+
+std::unique_ptr<CausalLM> load_causal_lm(const Pretrained& pretrained, at::ScalarType dtype,
+                                         kernels::Arithmetic arithmetic) {
+  auto model = make_causal_lm(pretrained.config_json, pretrained.config_file);
+  const auto parameters = model->parameters();
+  check_tensors(parameters, pretrained);
+  for (const auto& parameter : parameters)
+    *parameter.value = pretrained.tensors->read(parameter.name, dtype);
+  model->finish_loading(arithmetic);
+  return model;
+}
+
+}  // namespace tailor::models

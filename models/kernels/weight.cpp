@@ -1,0 +1,61 @@
+// T tokens, I in, O out.
+#include "models/kernels/weight.hpp"
+
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/mm.h>
+#include <c10/util/Exception.h>
+
+#include <atomic>
+
+#include "models/kernels/matvec.hpp"
+
+namespace tailor::models::kernels {
+namespace {
+
+// 4 GiB: a 1B-parameter model. Above it memory is worth more than the widening.
+std::atomic<std::int64_t> budget_bytes{std::int64_t{4} << 30};
+std::atomic<std::int64_t> used_bytes{0};
+
+}  // namespace
+
+void set_widened_budget_bytes(std::int64_t bytes) { budget_bytes = bytes; }
+std::int64_t widened_bytes() { return used_bytes; }
+
+Weight::Weight(at::Tensor stored_OI, Arithmetic arithmetic)
+    : stored_(std::move(stored_OI)), arithmetic_(arithmetic) {
+  const auto dtype = stored_.scalar_type();
+  TORCH_CHECK_VALUE(stored_.dim() == 2 && (dtype == at::kFloat || dtype == at::kBFloat16),
+                    "weight: need a float32 or bfloat16 matrix, got ", dtype, " ", stored_.sizes());
+  TORCH_CHECK_VALUE(arithmetic_ == Arithmetic::Float32 || dtype == at::kBFloat16,
+                    "weight: bfloat16 arithmetic needs bfloat16 storage");
+  if (arithmetic_ == Arithmetic::Float32 && dtype == at::kBFloat16) {
+    const auto bytes = stored_.numel() * 4;
+    if (used_bytes.fetch_add(bytes) + bytes <= budget_bytes) {
+      widened_ = stored_.to(at::kFloat).contiguous();
+      lease_ = std::shared_ptr<void>(nullptr, [bytes](void*) { used_bytes -= bytes; });
+    } else {
+      used_bytes -= bytes;
+    }
+  }
+}
+
+at::Tensor Weight::as_operand() const {
+  if (widened_.defined()) return widened_;
+  return stored_.to(activation_dtype(arithmetic_));
+}
+
+at::Tensor Weight::forward(const at::Tensor& x_TI, const std::optional<at::Tensor>& bias_O) const {
+  if (x_TI.size(0) <= kMatvecMaxTokens) return matvec(x_TI, stored_, bias_O);
+  return at::linear(x_TI, as_operand(), bias_O);
+}
+
+void Weight::backward_(at::Tensor& dx_TI, const at::Tensor& dy_TO) const {
+  if (dx_TI.defined()) {
+    at::addmm_out(dx_TI, dx_TI, dy_TO, as_operand());
+  } else {
+    dx_TI = at::mm(dy_TO, as_operand());
+  }
+}
+
+}  // namespace tailor::models::kernels

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <vector>
+
+#include "models/layers/embedding.hpp"
+#include "models/layers/mlp.hpp"
+#include "models/layers/norm.hpp"
+#include "models/layers/self_attention.hpp"
+
+namespace tailor::models {
+
+/// Pre-norm decoder layer: x + attention(norm(x)), then x + feed_forward(norm(x)).
+class DecoderLayer final : public Module {
+ public:
+  DecoderLayer(std::unique_ptr<AttentionBlock> attention, std::unique_ptr<FeedForward> mlp,
+               std::int64_t hidden_size, double rms_norm_eps);
+
+  /// The residual stream as a sum (x, delta) that the next norm adds up: answers the same form.
+  struct Stream {
+    at::Tensor x_TD, delta_TD;  // delta undefined behind the embedding
+  };
+  Stream forward(const Stream& stream, const AttentionContext& context) const;
+  void finish_loading(kernels::Arithmetic arithmetic);
+
+ private:
+  std::unique_ptr<AttentionBlock> self_attn_;
+  std::unique_ptr<FeedForward> mlp_;
+  RmsNorm input_layernorm_, post_attention_layernorm_;
+};
+
+/// Embedding, layers, final norm: the checkpoint's "model.".
+class Decoder final : public Module {
+ public:
+  Decoder(std::int64_t vocab_size, std::int64_t hidden_size, double rms_norm_eps,
+          std::vector<std::unique_ptr<DecoderLayer>> layers, const RopeConfig& rope);
+
+  at::Tensor forward(const Batch& batch, kernels::Arithmetic arithmetic) const;  // (T, D)
+  const Embedding& embed_tokens() const { return embed_tokens_; }
+  void finish_loading(kernels::Arithmetic arithmetic);
+
+ private:
+  Embedding embed_tokens_;
+  std::vector<std::unique_ptr<DecoderLayer>> layers_;
+  RmsNorm norm_;
+  at::Tensor frequency_F_;
+};
+
+}  // namespace tailor::models

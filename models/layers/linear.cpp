@@ -1,0 +1,64 @@
+// T tokens, I in, O out.
+#include "models/layers/linear.hpp"
+
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <utility>
+
+namespace tailor::models {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+/// y = x W^T + b with W frozen: keeps nothing but the handle of W, and makes no gradient for it.
+struct FrozenLinear : torch::autograd::Function<FrozenLinear> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_TI,
+                            const kernels::Weight* weight, const std::optional<at::Tensor>& bias) {
+    ctx->saved_data["weight"] = reinterpret_cast<std::int64_t>(weight);
+    return weight->forward(x_TI, bias);
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
+    const auto* weight =
+        reinterpret_cast<const kernels::Weight*>(ctx->saved_data["weight"].toInt());
+    at::Tensor dx_TI;
+    weight->backward_(dx_TI, dy[0].contiguous());
+    return {dx_TI, at::Tensor(), at::Tensor()};
+  }
+};
+
+}  // namespace
+
+void LinearBase::forward_siblings(const at::Tensor& x_TI, std::span<LinearBase* const> layers,
+                                  std::span<at::Tensor> y) {
+  for (std::size_t i = 0; i < layers.size(); ++i) y[i] = layers[i]->forward(x_TI);
+}
+
+void LinearSlot::walk(const std::string& path, const Visit& visit) {
+  visit(path, *this);
+  layer_->walk(path, visit);
+}
+
+Dense::Dense(std::int64_t in, std::int64_t out, bool with_bias) {
+  add_parameter("weight", {out, in}, stored_);
+  if (with_bias) add_parameter("bias", {out}, stored_bias_);
+}
+
+Dense::Dense(const at::Tensor& shared_OI, kernels::Arithmetic arithmetic)
+    : stored_(shared_OI), weight_(shared_OI, arithmetic) {}
+
+void Dense::finish_loading(kernels::Arithmetic arithmetic) {
+  weight_ = kernels::Weight(stored_, arithmetic);
+  if (stored_bias_.defined()) bias_ = stored_bias_.to(kernels::activation_dtype(arithmetic));
+}
+
+at::Tensor Dense::forward(const at::Tensor& x_TI) {
+  if (!x_TI.requires_grad()) return weight_.forward(x_TI, bias_);
+  return FrozenLinear::apply(x_TI, &weight_, bias_);
+}
+
+std::shared_ptr<LinearBase> dense(std::int64_t in, std::int64_t out, bool with_bias) {
+  return std::make_shared<Dense>(in, out, with_bias);
+}
+
+}  // namespace tailor::models

@@ -1,0 +1,114 @@
+// T tokens, D hidden_size, S supervised tokens, C rows of a chunk, V vocabulary.
+#include "trainer/losses/cross_entropy.hpp"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/gather.h>
+#include <ATen/ops/index_select.h>
+#include <ATen/ops/log_softmax.h>
+#include <ATen/ops/nonzero.h>
+#include <ATen/ops/scalar_tensor.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+
+#include "models/kernels/token_loss.hpp"
+
+namespace tailor::trainer {
+namespace {
+
+using models::kernels::token_loss_;
+using models::kernels::token_loss_reference_;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+/// Rows of logits that exist at a time: enough for the head's products to run at their peak, few
+/// enough that the logits stay small (256 x 49,152 float32: 48 MiB).
+constexpr std::int64_t kChunkRows = 256;
+
+struct ChunkedPass {
+  LossSums sums;
+  at::Tensor dhidden_SD;  // undefined where no gradient is asked for
+};
+
+/// Sums in float64 on the host: the order is fixed, whatever the thread count.
+void add(LossSums& sums, const models::kernels::TokenLosses& losses) {
+  const auto* loss = losses.loss_C.const_data_ptr<float>();
+  const auto* correct = losses.correct_C.const_data_ptr<bool>();
+  for (std::int64_t c = 0; c < losses.loss_C.numel(); ++c) {
+    sums.loss += static_cast<double>(loss[c]);
+    sums.num_correct += correct[c] ? 1 : 0;
+  }
+  sums.num_tokens += losses.loss_C.numel();
+}
+
+ChunkedPass chunked_pass(const models::kernels::Weight& head, const at::Tensor& hidden_SD,
+                         const at::Tensor& targets_S, bool gradient) {
+  const at::NoGradGuard no_grad;
+  ChunkedPass out;
+  if (gradient) out.dhidden_SD = at::empty_like(hidden_SD);
+  for (std::int64_t begin = 0; begin < hidden_SD.size(0); begin += kChunkRows) {
+    const auto count = std::min(kChunkRows, hidden_SD.size(0) - begin);
+    auto logits_CV = head.forward(hidden_SD.narrow(0, begin, count));
+    add(out.sums, token_loss_(logits_CV, targets_S.narrow(0, begin, count), gradient));
+    if (!gradient) continue;
+    at::Tensor dhidden_CD;
+    head.backward_(dhidden_CD, logits_CV);
+    out.dhidden_SD.narrow(0, begin, count).copy_(dhidden_CD);
+  }
+  return out;
+}
+
+struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& hidden_SD,
+                            const at::Tensor& targets_S, const models::kernels::Weight* head,
+                            LossSums* sums) {
+    const auto pass = chunked_pass(*head, hidden_SD, targets_S, /*gradient=*/true);
+    *sums = pass.sums;
+    ctx->save_for_backward({pass.dhidden_SD});
+    return at::scalar_tensor(pass.sums.loss, at::kFloat);
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    // The one use of the saved gradient, so it may be scaled in place.
+    auto dhidden_SD = ctx->get_saved_variables()[0];
+    return {dhidden_SD.mul_(gradients[0].to(dhidden_SD.scalar_type())), {}, {}, {}};
+  }
+};
+
+}  // namespace
+
+SummedLoss summed_cross_entropy(const models::CausalLM& model, const at::Tensor& hidden_TD,
+                                const at::Tensor& targets_T) {
+  const auto rows_S = targets_T.ne(kIgnore).nonzero().squeeze(1);
+  const auto targets_S = targets_T.index_select(0, rows_S);
+  const bool all = rows_S.numel() == targets_T.numel();
+  const auto hidden_SD = all ? hidden_TD : hidden_TD.index_select(0, rows_S);
+  const auto& head = model.lm_head().layer().weight();
+  SummedLoss out;
+  if (hidden_SD.requires_grad() && at::GradMode::is_enabled()) {
+    out.loss = ChunkedLoss::apply(hidden_SD, targets_S, &head, &out.sums);
+  } else {
+    out.sums = chunked_pass(head, hidden_SD, targets_S, /*gradient=*/false).sums;
+    out.loss = at::scalar_tensor(out.sums.loss, at::kFloat);
+  }
+  return out;
+}
+
+SummedLoss summed_cross_entropy_reference(const models::CausalLM& model,
+                                          const at::Tensor& hidden_TD,
+                                          const at::Tensor& targets_T) {
+  const auto rows_S = targets_T.ne(kIgnore).nonzero().squeeze(1);
+  const auto targets_S = targets_T.index_select(0, rows_S);
+  auto logits_SV = model.lm_head()(hidden_TD.index_select(0, rows_S));
+  SummedLoss out;
+  const auto logp_SV = logits_SV.to(at::kFloat).log_softmax(1);
+  out.loss = -logp_SV.gather(1, targets_S.unsqueeze(1)).sum();
+  const at::NoGradGuard no_grad;
+  auto scratch = logits_SV.detach().clone();
+  add(out.sums, token_loss_reference_(scratch, targets_S, /*gradient=*/false));
+  return out;
+}
+
+}  // namespace tailor::trainer
