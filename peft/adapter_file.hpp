@@ -13,15 +13,26 @@ namespace tailor::peft {
 /// An adapter in HF PEFT's layout: adapter_config.json and adapter_model.safetensors, keys
 /// "base_model.model.<path>.lora_A.weight" (r, in) and ".lora_B.weight" (out, r), float32.
 struct AdapterFiles {
+  /// Its targets are the full paths of the modules that have factors, whatever the file selected
+  /// them by, so that an expression of Python's needs no twin here.
   LoraConfig config;
   std::string base_model_name_or_path;
-  std::map<std::string, at::Tensor> factors;  // by key, float32
+  std::map<std::string, at::Tensor> factors;  // by key, float32, both of every module
+  /// target_modules of the file where it is a list that alone selects: load_factors() asks for
+  /// factors of every module that it names.
+  std::vector<std::string> listed_targets;
+  std::string file;  // adapter_model.safetensors, for messages
 };
 
-/// `adapter` is a PEFT folder. Fields of adapter_config.json that would change the function and are
-/// not supported here (use_dora, bias, modules_to_save, ...) are refused by name; unknown ones only
-/// where they are not null, false or empty. Throws FileError or configs::ConfigError.
+/// `adapter` is a PEFT folder, a checkpoint or run directory, or a file in one. float16 and
+/// bfloat16 factors are widened, the name of an adapter inside a key (".lora_A.default.weight") is
+/// dropped. Fields of adapter_config.json that would change the function and are not supported here
+/// (use_dora, bias, modules_to_save, ...) are refused by name; unknown ones only where they are not
+/// null, false or empty. Throws FileError or configs::ConfigError.
 AdapterFiles read_adapter(const std::filesystem::path& adapter);
+
+/// The folder that read_adapter() reads. Throws FileError where there is none.
+std::filesystem::path adapter_folder(const std::filesystem::path& adapter);
 
 /// Copies the factors into the adapter's layers. Every key must fit a layer and every layer must
 /// have its keys: what is missing, left over or has another shape is named.
@@ -31,5 +42,8 @@ void load_factors(const AdapterFiles& files, LoraAdapter& adapter);
 /// back: what differs from memory, or is empty, throws FileError.
 void write_adapter(const LoraAdapter& adapter, const std::string& base_model_name_or_path,
                    const std::filesystem::path& directory);
+
+/// The key of a factor: "base_model.model.<path>.lora_A.weight".
+std::string factor_key(const std::string& path, char factor);
 
 }  // namespace tailor::peft

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -23,8 +26,11 @@ struct DropoutState {
 class LoraLinear final : public models::LinearBase {
  public:
   /// `index` is the layer's number among the adapted ones: the module part of the dropout counter.
+  /// Factors are initialised from `seed` and `path`. Throws ConfigError naming `place` for a rank
+  /// above min(in, out).
   LoraLinear(std::shared_ptr<models::LinearBase> inner, std::string path, std::int64_t index,
-             const LoraConfig& config, std::shared_ptr<const DropoutState*> dropout);
+             const LoraConfig& config, std::uint64_t seed,
+             std::shared_ptr<const DropoutState*> dropout, const std::string& place);
 
   at::Tensor forward(const at::Tensor& x_TI) override;
   void forward_siblings(const at::Tensor& x_TI, std::span<models::LinearBase* const> layers,
@@ -58,14 +64,17 @@ class LoraLinear final : public models::LinearBase {
 class LoraAdapter {
  public:
   /// Wraps every slot that the configuration targets. Factors are initialised from `seed` and the
-  /// layer's path, so that they depend on neither order nor rank count. Throws ConfigError for a
-  /// target that matches nothing (naming `place`), for a rank above min(in, out), and where nothing
-  /// is left after the exclusions.
+  /// layer's path, so that they depend on neither order nor rank count. The model need not be
+  /// loaded yet: shapes are then those of its configuration. Throws ConfigError for a target that
+  /// matches nothing (naming `place`), for a rank above min(in, out), and where nothing is left
+  /// after the exclusions.
   LoraAdapter(models::CausalLM& model, LoraConfig config, std::uint64_t seed,
               const std::string& place = "peft.target_modules");
 
   const LoraConfig& config() const { return config_; }
   const std::vector<std::shared_ptr<LoraLinear>>& layers() const { return layers_; }
+  /// Every linear layer of the model, adapted or not, the head left out.
+  const std::vector<std::string>& module_paths() const { return module_paths_; }
   std::vector<at::Tensor> parameters() const;  // A, B of each layer in turn; float32, trainable
   /// Adapted layers and parameters a class of module ("q_proj"), for the log.
   struct ClassCount {
@@ -79,6 +88,7 @@ class LoraAdapter {
 
  private:
   LoraConfig config_;
+  std::vector<std::string> module_paths_;
   std::shared_ptr<const DropoutState*> dropout_;
   std::vector<std::shared_ptr<LoraLinear>> layers_;
 };

@@ -1,0 +1,250 @@
+#include "peft/adapter_file.hpp"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/isfinite.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <fstream>
+#include <iterator>
+#include <set>
+#include <system_error>
+#include <utility>
+
+#include "models/files/safetensors.hpp"
+#include "peft/adapter_config.hpp"
+#include "peft/target_modules.hpp"
+
+namespace tailor::peft {
+namespace {
+
+namespace fs = std::filesystem;
+using models::FileError;
+
+constexpr const char* kConfigName = "adapter_config.json";
+constexpr const char* kWeightsName = "adapter_model.safetensors";
+const std::string kPrefix = "base_model.model.";
+
+std::string shape_text(at::IntArrayRef shape) {
+  std::string text = "(";
+  for (const auto size : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
+  return text + ')';
+}
+
+std::string read_text(const fs::path& file) {
+  constexpr std::uintmax_t kMaxBytes = 64 << 20;  // a configuration has a few kB
+  std::error_code error;
+  const auto bytes = fs::file_size(file, error);
+  if (error) throw FileError(file.string() + ": cannot be read (" + error.message() + ')');
+  if (bytes > kMaxBytes)
+    throw FileError(file.string() + ": expected a small JSON file, found " + std::to_string(bytes) +
+                    " bytes");
+  std::ifstream in(file, std::ios::binary);
+  std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+  if (!in) throw FileError(file.string() + ": cannot be read");
+  return text;
+}
+
+struct ParsedKey {
+  std::string path;
+  char factor = 0;  // 'A' or 'B'; 0: the key is none of a linear layer's
+};
+
+/// "base_model.model.<path>.lora_A.weight", with a segment for the adapter's name or without.
+ParsedKey parse_key(const std::string& key) {
+  const std::string tail = ".weight";
+  if (!key.starts_with(kPrefix) || !key.ends_with(tail)) return {};
+  for (const char factor : {'A', 'B'}) {
+    const auto segment = std::string(".lora_") + factor;
+    const auto at = key.rfind(segment + '.');
+    if (at == std::string::npos || at <= kPrefix.size()) continue;
+    const auto after = at + segment.size();  // "" or ".default" is left before the tail
+    const auto name = key.substr(after, key.size() - tail.size() - after);
+    if (!name.empty() && (name.size() < 2 || name.find('.', 1) != std::string::npos)) continue;
+    return {.path = key.substr(kPrefix.size(), at - kPrefix.size()), .factor = factor};
+  }
+  return {};
+}
+
+void add_factor(AdapterFiles& files, const models::TensorSource& source,
+                const models::TensorEntry& entry, std::set<std::string>& paths) {
+  const auto place = files.file + ": tensor " + entry.name;
+  const auto parsed = parse_key(entry.name);
+  if (parsed.factor == 0)
+    throw FileError(place + ": expected the key of a linear layer's factor, " + kPrefix +
+                    "<path>.lora_A.weight or .lora_B.weight");
+  if (entry.dtype != "F32" && entry.dtype != "F16" && entry.dtype != "BF16")
+    throw FileError(place + ": expected F32, F16 or BF16, found " + entry.dtype);
+  if (entry.shape.size() != 2 || entry.shape[0] < 1 || entry.shape[1] < 1)
+    throw FileError(place + ": expected a matrix, found shape " + shape_text(entry.shape));
+  auto factor = source.read(entry.name, at::kFloat);
+  if (!at::isfinite(factor).all().item<bool>())
+    throw FileError(place + ": holds a value that is not finite");
+  const auto key = factor_key(parsed.path, parsed.factor);
+  if (!files.factors.emplace(key, std::move(factor)).second)
+    throw FileError(place + ": a second tensor for " + key + "; expected one adapter in the file");
+  paths.insert(parsed.path);
+}
+
+/// Each module has both factors, of one rank.
+void check_pairs(const AdapterFiles& files, const std::set<std::string>& paths) {
+  for (const auto& path : paths) {
+    const auto A = files.factors.find(factor_key(path, 'A'));
+    const auto B = files.factors.find(factor_key(path, 'B'));
+    for (const char factor : {'A', 'B'})
+      if ((factor == 'A' ? A : B) == files.factors.end())
+        throw FileError(files.file + ": tensor " + factor_key(path, factor) + " is missing");
+    if (A->second.size(0) != B->second.size(1))
+      throw FileError(files.file + ": " + path + ": lora_A " + shape_text(A->second.sizes()) +
+                      " and lora_B " + shape_text(B->second.sizes()) + " differ in rank");
+  }
+}
+
+void write_text(const fs::path& file, const std::string& text) {
+  const auto temporary = file.string() + ".tmp";
+  const auto fail = [&](const std::string& what) {
+    throw std::system_error(errno, std::generic_category(), temporary + ": " + what);
+  };
+  const int out = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (out < 0) fail("cannot be opened for writing");
+  std::size_t done = 0;
+  while (done < text.size()) {
+    const auto written = ::write(out, text.data() + done, text.size() - done);
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) break;
+    done += static_cast<std::size_t>(written);
+  }
+  const bool kept = done == text.size() && ::fsync(out) == 0;
+  const int problem = errno;
+  ::close(out);
+  errno = problem;
+  if (!kept) fail("cannot be written");
+  fs::rename(temporary, file);
+}
+
+void verify(const LoraAdapter& adapter, const fs::path& directory) {
+  const auto files = read_adapter(directory);
+  const auto differs = [&](const std::string& what) {
+    throw FileError(files.file + ": read back, " + what + " differs from memory");
+  };
+  if (files.factors.size() != 2 * adapter.layers().size()) differs("the number of tensors");
+  for (const auto& layer : adapter.layers()) {
+    for (const char factor : {'A', 'B'}) {
+      const auto found = files.factors.find(factor_key(layer->path(), factor));
+      const auto& memory = factor == 'A' ? layer->A() : layer->B();
+      if (found == files.factors.end() || !at::equal(found->second, memory))
+        differs(factor_key(layer->path(), factor));
+    }
+    if (files.config.scale_of(layer->path()) != layer->scale()) differs("the scale");
+  }
+}
+
+}  // namespace
+
+std::string factor_key(const std::string& path, char factor) {
+  return kPrefix + path + ".lora_" + factor + ".weight";
+}
+
+fs::path adapter_folder(const fs::path& adapter) {
+  std::error_code error;
+  if (!fs::exists(adapter, error)) throw FileError(adapter.string() + ": no such file or folder");
+  auto folder = adapter;
+  if (!fs::is_directory(adapter, error)) {
+    const auto name = adapter.filename();
+    if (name != kWeightsName && name != kConfigName)
+      throw FileError(adapter.string() + ": expected a folder with " + kConfigName + " and " +
+                      kWeightsName);
+    folder = adapter.has_parent_path() ? adapter.parent_path() : fs::path(".");
+  } else if (!fs::exists(folder / kConfigName, error) &&
+             fs::exists(folder / "adapter" / kConfigName, error)) {
+    folder /= "adapter";  // a run directory
+  }
+  for (const auto* name : {kConfigName, kWeightsName}) {
+    if (fs::is_regular_file(folder / name, error)) continue;
+    const bool pickle = fs::exists(folder / "adapter_model.bin", error);
+    throw FileError((folder / name).string() +
+                    ": no such file; expected an adapter in PEFT's layout" +
+                    (pickle ? ", found adapter_model.bin, a pickle: save it as safetensors" : ""));
+  }
+  return folder;
+}
+
+AdapterFiles read_adapter(const fs::path& adapter) {
+  const auto folder = adapter_folder(adapter);
+  const auto config_file = (folder / kConfigName).string();
+  auto config = parse_adapter_config(read_text(config_file), config_file);
+  AdapterFiles files{.config = std::move(config.lora),
+                     .base_model_name_or_path = std::move(config.base_model_name_or_path),
+                     .factors = {},
+                     .listed_targets = {},
+                     .file = (folder / kWeightsName).string()};
+  const auto source = models::open_safetensors(folder / kWeightsName);
+  std::set<std::string> paths;
+  for (const auto& entry : source->entries()) add_factor(files, *source, entry, paths);
+  if (paths.empty()) throw FileError(files.file + ": holds no factors");
+  check_pairs(files, paths);
+  auto& lora = files.config;
+  if (!lora.target_is_pattern && lora.exclude_modules.empty() && !config.by_layer)
+    files.listed_targets = std::move(lora.target_modules);
+  lora.target_modules.assign(paths.begin(), paths.end());
+  lora.target_is_pattern = lora.exclude_is_pattern = false;
+  lora.exclude_modules.clear();
+  return files;
+}
+
+void load_factors(const AdapterFiles& files, LoraAdapter& adapter) {
+  const at::NoGradGuard no_grad;
+  std::set<std::string> left;
+  for (const auto& [key, factor] : files.factors) left.insert(key);
+  std::set<std::string> adapted;
+  for (const auto& layer : adapter.layers()) {
+    adapted.insert(layer->path());
+    for (const char factor : {'A', 'B'}) {
+      const auto key = factor_key(layer->path(), factor);
+      auto& target = factor == 'A' ? layer->A() : layer->B();
+      const auto found = files.factors.find(key);
+      if (found == files.factors.end())
+        throw FileError(files.file + ": tensor " + key + " is missing; expected shape " +
+                        shape_text(target.sizes()));
+      if (found->second.sizes() != target.sizes())
+        throw FileError(files.file + ": tensor " + key + ": expected shape " +
+                        shape_text(target.sizes()) + ", found " +
+                        shape_text(found->second.sizes()));
+      target.copy_(found->second);
+      left.erase(key);
+    }
+  }
+  if (!left.empty())
+    throw FileError(
+        files.file + ": tensor " + *left.begin() + " fits no adapted layer of the model" +
+        (left.size() == 1 ? "" : " (and " + std::to_string(left.size() - 1) + " more)"));
+  for (const auto& path : adapter.module_paths())
+    for (const auto& name : files.listed_targets)
+      if (names_module(name, path) && !adapted.contains(path))
+        throw FileError(files.file + ": tensor " + factor_key(path, 'A') +
+                        " is missing: target_modules names \"" + name + '"');
+}
+
+void write_adapter(const LoraAdapter& adapter, const std::string& base_model_name_or_path,
+                   const fs::path& directory) {
+  if (adapter.layers().empty()) throw FileError(directory.string() + ": the adapter has no layers");
+  std::vector<std::pair<std::string, at::Tensor>> tensors;
+  std::vector<std::string> paths;
+  for (const auto& layer : adapter.layers()) {
+    tensors.emplace_back(factor_key(layer->path(), 'A'), layer->A().detach());
+    tensors.emplace_back(factor_key(layer->path(), 'B'), layer->B().detach());
+    paths.push_back(layer->path());
+  }
+  fs::create_directories(directory);
+  models::write_safetensors(directory / kWeightsName, tensors, {{"format", "pt"}});
+  write_text(
+      directory / kConfigName,
+      format_adapter_config(adapter.config(), explicit_targets(paths, adapter.module_paths()),
+                            base_model_name_or_path));
+  verify(adapter, directory);
+}
+
+}  // namespace tailor::peft

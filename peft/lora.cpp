@@ -1,0 +1,96 @@
+#include "peft/lora.hpp"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/mm.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "models/kernels/random.hpp"
+#include "peft/init.hpp"
+
+namespace tailor::peft {
+namespace {
+
+/// (out, in): of the weight, or as declared where it is not loaded yet.
+std::pair<std::int64_t, std::int64_t> dimensions(models::LinearBase& layer) {
+  if (layer.weight().defined())
+    return {layer.weight().out_features(), layer.weight().in_features()};
+  for (const auto& parameter : layer.parameters())
+    if (parameter.name == "weight") return {parameter.shape.at(0), parameter.shape.at(1)};
+  TORCH_INTERNAL_ASSERT(false, "a linear layer without a weight");
+}
+
+}  // namespace
+
+LoraLinear::LoraLinear(std::shared_ptr<models::LinearBase> inner, std::string path,
+                       std::int64_t index, const LoraConfig& config, std::uint64_t seed,
+                       std::shared_ptr<const DropoutState*> dropout, const std::string& place)
+    : inner_(std::move(inner)),
+      path_(std::move(path)),
+      index_(index),
+      scale_(config.scale_of(path_)),
+      dropout_p_(config.lora_dropout),
+      dropout_(std::move(dropout)) {
+  add_child("", *inner_);
+  const auto [out, in] = dimensions(*inner_);
+  const auto r = config.rank_of(path_);
+  if (r > std::min(in, out))
+    throw configs::ConfigError(place + ": the rank of " + path_ + " is " + std::to_string(r) +
+                               ", above min(in, out) = " + std::to_string(std::min(in, out)));
+  auto factors = init_factors(config.init_lora_weights,
+                              {.in = in, .out = out, .r = r, .seed = seed, .path = path_});
+  A_ = std::move(factors.A_RI).requires_grad_();
+  B_ = std::move(factors.B_OR).requires_grad_();
+}
+
+LoraOperands LoraLinear::operands() const {
+  std::optional<Dropout> dropout;
+  if (const auto* state = *dropout_; state != nullptr && dropout_p_ > 0.0)
+    dropout = Dropout{
+        .p = dropout_p_,
+        .seed = state->seed,
+        .stream = models::kernels::stream_of("dropout", {static_cast<std::uint64_t>(state->step),
+                                                         static_cast<std::uint64_t>(index_)}),
+        .first_token = state->first_token};
+  return {.weight = &weight(),
+          .bias_O = bias(),
+          .A_RI = A_,
+          .B_OR = B_,
+          .scale = scale_,
+          .dropout = dropout};
+}
+
+at::Tensor LoraLinear::forward(const at::Tensor& x_TI) {
+  if (!enabled_) return inner_->forward(x_TI);
+  const auto layer = operands();
+  return lora_linear(x_TI, {&layer, 1}).front();
+}
+
+void LoraLinear::forward_siblings(const at::Tensor& x_TI,
+                                  std::span<models::LinearBase* const> layers,
+                                  std::span<at::Tensor> y) {
+  std::vector<LoraOperands> shared;  // of the adapted ones; the others go on their own
+  std::vector<std::size_t> places;
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    const auto* lora = dynamic_cast<const LoraLinear*>(layers[i]);
+    if (lora != nullptr && lora->enabled_) {
+      shared.push_back(lora->operands());
+      places.push_back(i);
+    } else {
+      y[i] = layers[i]->forward(x_TI);
+    }
+  }
+  if (shared.empty()) return;
+  auto adapted = lora_linear(x_TI, shared);
+  for (std::size_t i = 0; i < places.size(); ++i) y[places[i]] = std::move(adapted[i]);
+}
+
+at::Tensor LoraLinear::merged_weight() const {
+  const at::NoGradGuard no_grad;
+  const auto& stored_OI = weight().stored();
+  return (stored_OI.to(at::kFloat) + scale_ * B_.mm(A_)).to(stored_OI.scalar_type());
+}
+
+}  // namespace tailor::peft
