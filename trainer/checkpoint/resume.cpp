@@ -1,0 +1,163 @@
+#include "trainer/checkpoint/resume.hpp"
+
+#include <sstream>
+#include <type_traits>
+
+namespace tailor::trainer {
+namespace {
+
+template <typename T>
+std::string text(const T& value) {
+  std::ostringstream out;
+  out.precision(17);
+  if constexpr (std::is_same_v<T, bool>) {
+    out << (value ? "true" : "false");
+  } else if constexpr (std::is_enum_v<T>) {
+    out << static_cast<int>(value);
+  } else {
+    out << value;
+  }
+  return out.str();
+}
+template <typename T>
+std::string text(const std::optional<T>& value) {
+  return value ? text(*value) : "none";
+}
+std::string text(const std::vector<std::string>& values) {
+  std::string out;
+  for (const auto& value : values) out += (out.empty() ? "" : ", ") + value;
+  return "[" + out + "]";
+}
+std::string text(const std::vector<std::pair<std::string, double>>& values) {
+  std::string out;
+  for (const auto& [name, value] : values)
+    out += (out.empty() ? "" : ", ") + name + ": " + text(value);
+  return "{" + out + "}";
+}
+std::string text(Schedule schedule) {
+  switch (schedule) {
+    case Schedule::Constant:
+      return "constant";
+    case Schedule::Linear:
+      return "linear";
+    case Schedule::Cosine:
+      return "cosine";
+    case Schedule::Wsd:
+      return "wsd";
+  }
+  return "";
+}
+std::string text(OverLength over_length) {
+  switch (over_length) {
+    case OverLength::Truncate:
+      return "truncate";
+    case OverLength::Drop:
+      return "drop";
+    case OverLength::Raise:
+      return "raise";
+  }
+  return "";
+}
+std::string text(peft::InitLora init) {
+  switch (init) {
+    case peft::InitLora::Default:
+      return "true";
+    case peft::InitLora::Gaussian:
+      return "gaussian";
+    case peft::InitLora::Random:
+      return "false";
+  }
+  return "";
+}
+
+/// Adds a line to a list where two values differ.
+class Comparison {
+ public:
+  explicit Comparison(std::vector<std::string>& lines) : lines_(lines) {}
+
+  template <typename T>
+  void operator()(const std::string& key, const T& begun, const T& now) {
+    if (begun == now) return;
+    lines_.push_back(key + ": begun with " + text(begun) + ", now " + text(now));
+  }
+
+ private:
+  std::vector<std::string>& lines_;
+};
+
+void compare_peft(const peft::LoraConfig& a, const peft::LoraConfig& b, Comparison& differs) {
+  differs("peft.r", a.r, b.r);
+  differs("peft.lora_alpha", a.lora_alpha, b.lora_alpha);
+  differs("peft.lora_dropout", a.lora_dropout, b.lora_dropout);
+  differs("peft.use_rslora", a.use_rslora, b.use_rslora);
+  differs("peft.target_modules", a.target_modules, b.target_modules);
+  differs("peft.exclude_modules", a.exclude_modules, b.exclude_modules);
+  differs("peft.rank_pattern", a.rank_pattern, b.rank_pattern);
+  differs("peft.alpha_pattern", a.alpha_pattern, b.alpha_pattern);
+  differs("peft.init_lora_weights", a.init_lora_weights, b.init_lora_weights);
+}
+
+void compare_train(const TrainConfig& a, const TrainConfig& b, Comparison& differs) {
+  differs("train.learning_rate", a.learning_rate, b.learning_rate);
+  differs("train.lr_scheduler_type", a.lr_scheduler_type, b.lr_scheduler_type);
+  differs("train.warmup_steps", a.warmup_steps, b.warmup_steps);
+  differs("train.warmup_ratio", a.warmup_ratio, b.warmup_ratio);
+  differs("train.decay_ratio", a.decay_ratio, b.decay_ratio);
+  differs("train.min_lr_ratio", a.min_lr_ratio, b.min_lr_ratio);
+  // Only their product matters: a step is cut into micro-batches by tokens.
+  differs("train.per_device_train_batch_size x gradient_accumulation_steps",
+          a.per_device_train_batch_size * a.gradient_accumulation_steps,
+          b.per_device_train_batch_size * b.gradient_accumulation_steps);
+  differs("train.max_grad_norm", a.max_grad_norm, b.max_grad_norm);
+  differs("train.weight_decay", a.weight_decay, b.weight_decay);
+  differs("train.adam_beta1", a.adam_beta1, b.adam_beta1);
+  differs("train.adam_beta2", a.adam_beta2, b.adam_beta2);
+  differs("train.adam_epsilon", a.adam_epsilon, b.adam_epsilon);
+  differs("train.seed", a.seed, b.seed);
+}
+
+void compare_data(const DataConfig& a, const DataConfig& b, Comparison& differs) {
+  differs("data.max_length", a.max_length, b.max_length);
+  differs("data.packing", a.packing, b.packing);
+  differs("data.assistant_only_loss", a.assistant_only_loss, b.assistant_only_loss);
+  differs("data.completion_only_loss", a.completion_only_loss, b.completion_only_loss);
+  differs("data.over_length", a.over_length, b.over_length);
+  differs("data.shuffle", a.shuffle, b.shuffle);
+}
+
+}  // namespace
+
+ResumeDifferences compare_configs(const RunConfig& begun, const RunConfig& now) {
+  ResumeDifferences out;
+  Comparison refused(out.refused), noted(out.noted);
+  refused("task", begun.task, now.task);
+  refused("model.dtype", begun.model.dtype, now.model.dtype);
+  refused("model.compute_dtype", begun.model.compute_dtype, now.model.compute_dtype);
+  refused("peft", begun.peft.has_value(), now.peft.has_value());
+  if (begun.peft && now.peft) compare_peft(*begun.peft, *now.peft, refused);
+  refused("peft.adapter_path", begun.adapter_path.string(), now.adapter_path.string());
+  compare_data(begun.data, now.data, refused);
+  compare_train(begun.train, now.train, refused);
+
+  noted("model.name_or_path", begun.model.name_or_path.string(), now.model.name_or_path.string());
+  noted("train.max_steps", begun.train.max_steps, now.train.max_steps);
+  noted("train.num_train_epochs", begun.train.num_train_epochs, now.train.num_train_epochs);
+  noted("train.threads", begun.train.threads, now.train.threads);
+  noted("train.max_loss", begun.train.max_loss, now.train.max_loss);
+  noted("output.eval_steps", begun.output.eval_steps, now.output.eval_steps);
+  noted("output.logging_steps", begun.output.logging_steps, now.output.logging_steps);
+  noted("output.save_steps", begun.output.save_steps, now.output.save_steps);
+  return out;
+}
+
+std::vector<std::string> compare_fingerprints(const std::map<std::string, std::string>& begun,
+                                              const std::map<std::string, std::string>& now) {
+  std::vector<std::string> out;
+  for (const auto& [name, value] : now) {
+    const auto found = begun.find(name);
+    if (found == begun.end() || found->second != value) out.push_back(name);
+  }
+  return out;
+}
+
+}  // namespace tailor::trainer

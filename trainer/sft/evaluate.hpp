@@ -1,0 +1,19 @@
+#pragma once
+
+#include <functional>
+
+#include "trainer/data/dataset.hpp"
+#include "trainer/losses/cross_entropy.hpp"
+
+namespace tailor::trainer {
+
+/// Loss and hits over every supervised token of a data set, without autograd and without dropout;
+/// whichever adapter is seated and enabled takes part. `progress` gets documents done and all.
+LossSums evaluate(const models::CausalLM& model, const Dataset& dataset,
+                  const std::function<void(std::int64_t done, std::int64_t all)>& progress = {});
+
+double mean_loss(const LossSums& sums);       // nats a supervised token
+double perplexity(const LossSums& sums);      // exp(mean_loss)
+double token_accuracy(const LossSums& sums);  // share of supervised tokens that argmax hits
+
+}  // namespace tailor::trainer

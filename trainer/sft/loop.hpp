@@ -1,0 +1,52 @@
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "distributed/group.hpp"
+#include "models/families/causal_lm.hpp"
+#include "peft/lora.hpp"
+#include "trainer/checkpoint/checkpoint.hpp"
+#include "trainer/data/dataset.hpp"
+#include "trainer/losses/cross_entropy.hpp"
+#include "trainer/run_config.hpp"
+
+namespace tailor::trainer {
+
+/// What a run trains with. Everything outlives the run; the adapter is seated and holds the factors
+/// to begin with, those of `checkpoint` where there is one.
+struct SftRun {
+  const RunConfig& config;
+  const models::CausalLM& model;
+  peft::LoraAdapter& adapter;
+  const Dataset& train;
+  const Dataset* eval = nullptr;  // none: no evaluation
+  std::string base_model;         // for adapter_config.json
+  std::map<std::string, std::string> fingerprints;
+  const Checkpoint* checkpoint = nullptr;  // to go on from
+  distributed::Group& group;
+};
+
+struct SftResult {
+  std::int64_t steps = 0;          // done, those before a resumption included
+  std::int64_t total_steps = 0;    // of the whole run
+  std::optional<double> loss;      // of the last step made here
+  std::optional<LossSums> eval;    // the last evaluation made here
+  double tokens_per_second = 0.0;  // of the steps made here, evaluation and saving left out
+  std::optional<std::filesystem::path> checkpoint;  // the last one written here
+  bool interrupted = false;                         // saved, and not at the end
+  std::vector<double> losses;                       // of the logged steps
+};
+
+/// Steps of the whole run: max_steps, or so many as num_train_epochs take.
+std::int64_t total_steps(const TrainConfig& config, std::int64_t rows_in_epoch, int num_ranks);
+
+/// Trains until the last step or a signal (see InterruptGuard): step, report, evaluate and save, by
+/// the intervals of the configuration and at the end. A step is saved behind everything that is
+/// reported of it. Writes the final adapter nowhere but into its checkpoint. Throws NumericError.
+SftResult train_sft(const SftRun& run);
+
+}  // namespace tailor::trainer

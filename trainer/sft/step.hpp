@@ -1,0 +1,41 @@
+#pragma once
+
+#include <functional>
+#include <span>
+
+#include "distributed/group.hpp"
+#include "peft/lora.hpp"
+#include "trainer/losses/cross_entropy.hpp"
+#include "trainer/sft/micro_batch.hpp"
+#include "trainer/sft/optimizer.hpp"
+
+namespace tailor::trainer {
+
+/// Summed loss of a micro-batch whose first token has number `first_token` within the step.
+using BatchLoss = std::function<SummedLoss(const LabelledBatch& batch, std::int64_t first_token)>;
+
+struct StepSettings {
+  std::int64_t step = 0;  // for messages, from 1
+  double learning_rate = 0.0;
+  double max_grad_norm = 0.0;  // 0: no clipping
+};
+
+struct StepReport {
+  double loss = 0.0;       // mean over the supervised tokens of all micro-batches and ranks
+  double grad_norm = 0.0;  // before clipping
+  std::int64_t num_tokens = 0, num_supervised = 0, num_correct = 0;  // of all ranks
+};
+
+/// One optimizer step over `documents`, this rank's share: zero, count, forward and backward a
+/// micro-batch, reduce once, clip, check, update. Every supervised token weighs the same, however
+/// the documents are cut. Throws NumericError, before the parameters are touched, where no token is
+/// supervised and where the loss or the gradient norm is not finite.
+StepReport sft_step(const BatchLoss& batch_loss, FlatParameters& trainable, AdamW& optimizer,
+                    std::span<const Example* const> documents, distributed::Group& data_parallel,
+                    const StepSettings& settings);
+
+/// The loss of a model with its adapter, dropout masks numbered by (seed, step, token).
+BatchLoss adapted_loss(const models::CausalLM& model, peft::LoraAdapter& adapter,
+                       std::uint64_t seed, std::int64_t step);
+
+}  // namespace tailor::trainer
