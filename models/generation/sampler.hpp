@@ -23,8 +23,10 @@ struct Sampled {
 
 /// Chooses the next token. The random number is a function of (seed, sequence, position) alone, so
 /// that it does not depend on what else is in the batch. `logits` (V) are used as scratch space;
-/// `seen` are the ids of prompt and completion so far, needed for the repetition penalty.
+/// `seen` are the ids of prompt and completion so far, needed for the repetition penalty; `banned`
+/// ids cannot be chosen. Throws c10::ValueError where logits are NaN or infinite.
 Sampled sample(std::span<float> logits, std::span<const std::int64_t> seen,
-               const SamplingConfig& config, std::uint64_t sequence, std::uint64_t position);
+               std::span<const std::int64_t> banned, const SamplingConfig& config,
+               std::uint64_t sequence, std::uint64_t position);
 
 }  // namespace tailor::models

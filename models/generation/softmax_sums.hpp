@@ -1,0 +1,18 @@
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "models/kernels/isa.hpp"
+
+namespace tailor::models {
+
+constexpr std::size_t kSumChunk = 64;
+
+/// Parts of the denominator of a softmax over a vocabulary: element c is the sum of
+/// exp((x - largest) / temperature) over x[64 c] ... x[64 c + 63], of float32 accuracy.
+std::vector<float> softmax_sums(std::span<const float> x, float largest, double temperature,
+                                kernels::Isa isa = kernels::available_isas().back());
+
+}  // namespace tailor::models
