@@ -1,0 +1,5 @@
+tailor_add_test(trainer rows tailor::data)
+tailor_add_test(trainer packing tailor::data)
+tailor_add_test(trainer source tailor::data)
+tailor_add_test(trainer dataset tailor::data)
+tailor_add_test(trainer cross_entropy tailor::losses)

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -7,25 +8,10 @@
 #include "models/text/chat.hpp"
 #include "models/text/tokenizer.hpp"
 #include "trainer/data/example.hpp"
+#include "trainer/data/rows.hpp"
 #include "trainer/run_config.hpp"
 
 namespace tailor::trainer {
-
-/// A row of a data file before tokenisation, whichever its format.
-struct Row {
-  std::vector<models::text::Message> messages;  // messages
-  std::string prompt, completion;               // prompt_completion
-  std::string text;                             // text
-  Example tokens;                               // tokens
-  std::int64_t line = 0;                        // in the file, from 1
-};
-
-/// Parses one line of a JSONL file. Throws configs::ConfigError "file:line: what was expected, what
-/// was found". Rows of another format than asked are named as such.
-Row parse_row(std::string_view json, DataFormat format, const std::string& file, std::int64_t line);
-
-/// Reads a whole file. All bad rows are reported together, at most the first 20 of them.
-std::vector<Row> read_rows(const DataFile& file);
 
 struct Tokenization {
   std::shared_ptr<const models::text::Tokenizer> tokenizer;
@@ -33,7 +19,11 @@ struct Tokenization {
   bool assistant_only_loss = true, completion_only_loss = true;
 };
 /// Token ids and labels of a row. The end-of-turn (messages) or end-of-text (prompt_completion,
-/// text) token is supervised, so that the model learns to stop.
+/// text) token is supervised, so that the model learns to stop. Prompt and completion are tokenised
+/// apart: the prompt's tokens are those that generation will see. Text and prompt carry the
+/// tokenizer's own prefix (BOS) exactly once. Throws ConfigError, without a place, where the
+/// tokenizer has no end-of-text token that the format needs or a token id is outside of its
+/// vocabulary.
 Example tokenize(const Row& row, DataFormat format, const Tokenization& how);
 
 struct Dataset {
@@ -41,9 +31,18 @@ struct Dataset {
   std::int64_t num_truncated = 0, num_dropped = 0, num_unsupervised = 0;
   std::int64_t num_tokens = 0, num_supervised = 0;
 };
-/// Reads and tokenises files in order and applies max_length. Rows that carry no supervised token are
-/// dropped and counted. Throws ConfigError where nothing remains.
+/// Reads and tokenises files in order and applies max_length (the beginning of a row is kept). Rows
+/// that carry no supervised token are dropped and counted. Throws ConfigError with the problems of
+/// all files together, or where nothing remains, with a sample of what was read.
 Dataset load_dataset(const std::vector<DataFile>& files, const DataConfig& config,
                      const Tokenization& how);
+
+/// "1,234 rows, 56,789 tokens, 12,345 of them supervised; 3 truncated to max_length ..." for
+/// people.
+std::string describe(const Dataset& dataset);
+
+/// Text of an example with its supervised parts between "[[" and "]]", or in green where `colour`.
+std::string render_supervision(const Example& example, const models::text::Tokenizer& tokenizer,
+                               bool colour = false);
 
 }  // namespace tailor::trainer

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <vector>
 
 #include "trainer/data/dataset.hpp"
@@ -20,17 +19,19 @@ struct DataPosition {
 /// Endless rows, epoch after epoch. The order of an epoch is a function of (seed, epoch) alone.
 class RowSource {
  public:
-  /// `dataset` outlives the source.
+  /// `dataset` outlives the source, holds at least one example and none longer than max_length.
   RowSource(const Dataset& dataset, const DataConfig& config, std::uint64_t seed);
 
   PackedRow next();
-  DataPosition position() const { return position_; }
+  DataPosition position() const { return position_; }  // row is below rows_in_epoch()
+  /// Goes on as the source did that stood there. Throws ConfigError for a place that the data does
+  /// not have: it has changed.
   void seek(DataPosition position);
   std::int64_t rows_in_epoch();  // of the current epoch
-  double epochs() const;         // epochs begun and the share of the current one, for `epoch`
+  double epochs() const;         // epochs completed and the share of the current one, for `epoch`
 
  private:
-  void lay_out();
+  void lay_out();  // rows_ of the current epoch
 
   const Dataset& dataset_;
   DataConfig config_;
@@ -40,8 +41,10 @@ class RowSource {
   std::vector<PackedRow> rows_;
 };
 
-/// Best-fit decreasing: each document into the fullest row that still takes it. Documents longer
-/// than max_length must not come in. Rows in the order in which their first document came.
+/// Best-fit decreasing (Johnson 1973): documents from the longest to the shortest, each into the
+/// fullest row that still takes it. No document is longer than max_length (std::invalid_argument).
+/// Rows follow `order` by their longest document, the one that opened them: after a shuffle any row
+/// is as likely to come first, however many documents it holds.
 std::vector<PackedRow> pack_best_fit(const std::vector<std::int64_t>& lengths,
                                      const std::vector<std::int64_t>& order,
                                      std::int64_t max_length);
