@@ -1,0 +1,2 @@
+tailor_add_test(configs reader tailor::configs)
+tailor_add_test(configs document tailor::configs)
