@@ -1,0 +1,142 @@
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include <catch2/catch.hpp>
+#include <fstream>
+#include <sstream>
+
+#include "models/families/causal_lm.hpp"
+#include "models/files/safetensors.hpp"
+
+using namespace tailor;
+using models::kernels::Arithmetic;
+
+namespace {
+
+const std::string kGolden = TAILOR_GOLDEN;
+
+std::string read_text(const std::string& file) {
+  std::ifstream in(file);
+  std::ostringstream text;
+  text << in.rdbuf();
+  return text.str();
+}
+
+struct Golden {
+  std::shared_ptr<const models::SafetensorsFile> file;
+  models::Batch batch;
+
+  explicit Golden(const std::string& name)
+      : file(models::open_safetensors(kGolden + '/' + name + "/golden.safetensors")) {
+    batch.ids_T = tensor("input_ids", at::kLong);
+    batch.positions_T = tensor("positions", at::kLong);
+    const auto offsets = tensor("document_offsets", at::kLong);
+    batch.document_offsets.assign(offsets.const_data_ptr<std::int64_t>(),
+                                  offsets.const_data_ptr<std::int64_t>() + offsets.numel());
+  }
+  at::Tensor tensor(const std::string& name, at::ScalarType dtype = at::kFloat) const {
+    return file->read(name, dtype);
+  }
+};
+
+at::Tensor logits(const models::CausalLM& model, const models::Batch& batch) {
+  return model.lm_head()(model.hidden_states(batch)).to(at::kFloat);
+}
+
+std::unique_ptr<models::CausalLM> load(const std::string& name, at::ScalarType dtype,
+                                       Arithmetic arithmetic) {
+  return models::load_causal_lm(models::open_pretrained(kGolden + '/' + name), dtype, arithmetic);
+}
+
+double largest_difference(const at::Tensor& a, const at::Tensor& b) {
+  return (a - b).abs().max().item<double>();
+}
+
+}  // namespace
+
+TEST_CASE("logits equal those of transformers within 1e-4", "[models]") {
+  const at::NoGradGuard no_grad;
+  const std::string name = GENERATE("tiny_llama", "tiny_llama3", "tiny_qwen2", "tiny_qwen3");
+  CAPTURE(name);
+  const Golden golden(name);
+  const auto model = load(name, at::kFloat, Arithmetic::Float32);
+  CHECK(largest_difference(logits(*model, golden.batch), golden.tensor("logits")) < 1e-4);
+}
+
+TEST_CASE("packed documents give the logits that each gives alone", "[models]") {
+  const at::NoGradGuard no_grad;
+  const std::string name = GENERATE("tiny_llama", "tiny_qwen3");
+  const Golden golden(name);
+  const auto model = load(name, at::kFloat, Arithmetic::Float32);
+  const auto together = logits(*model, golden.batch);
+  const auto& offsets = golden.batch.document_offsets;
+  for (std::size_t d = 0; d + 1 < offsets.size(); ++d) {
+    const auto begin = offsets[d], count = offsets[d + 1] - offsets[d];
+    const models::Batch alone{golden.batch.ids_T.narrow(0, begin, count),
+                              golden.batch.positions_T.narrow(0, begin, count),
+                              {0, count}};
+    CHECK(largest_difference(logits(*model, alone), together.narrow(0, begin, count)) < 1e-4);
+  }
+}
+
+TEST_CASE("bfloat16 storage computed in float32 is float32 over the rounded weights", "[models]") {
+  const at::NoGradGuard no_grad;
+  const Golden golden("tiny_llama");
+  const auto narrow = load("tiny_llama", at::kBFloat16, Arithmetic::Float32);
+  const auto exact = load("tiny_llama", at::kFloat, Arithmetic::Float32);
+  for (const auto& parameter : exact->parameters())
+    parameter.value->copy_(parameter.value->to(at::kBFloat16).to(at::kFloat));
+  exact->finish_loading(Arithmetic::Float32);
+  CHECK(largest_difference(logits(*narrow, golden.batch), logits(*exact, golden.batch)) < 1e-5);
+}
+
+TEST_CASE("bfloat16 arithmetic stays near float32 where the processor has it", "[models]") {
+  if (!models::kernels::has_bf16_products()) return;
+  const at::NoGradGuard no_grad;
+  const std::string name = GENERATE("tiny_llama", "tiny_qwen2", "tiny_qwen3");
+  CAPTURE(name);
+  const Golden golden(name);
+  const auto model = load(name, at::kBFloat16, Arithmetic::BFloat16);
+  const auto expected = golden.tensor("logits");
+  const auto error = (logits(*model, golden.batch) - expected).norm() / expected.norm();
+  CHECK(error.item<double>() < 0.03);  // three layers of roundings at 2^-8
+}
+
+TEST_CASE("parameters carry the checkpoint's keys and shapes", "[models]") {
+  const auto file = kGolden + "/tiny_qwen3/config.json";
+  const auto model = models::make_causal_lm(read_text(file), file);
+  const auto tensors = models::open_safetensors(kGolden + "/tiny_qwen3/model.safetensors");
+  std::vector<std::string> ours, theirs;
+  for (const auto& p : model->parameters()) ours.push_back(p.name);
+  for (const auto& e : tensors->entries()) theirs.push_back(e.name);
+  std::sort(ours.begin(), ours.end());
+  std::sort(theirs.begin(), theirs.end());
+  CHECK(ours == theirs);
+}
+
+TEST_CASE("an unknown family and unsupported fields are refused by name", "[models]") {
+  const auto file = kGolden + "/tiny_llama/config.json";
+  const auto config = read_text(file);
+  const auto error = [&](const std::string& from, const std::string& to) {
+    auto text = config;
+    const auto at = text.find(from);
+    REQUIRE(at != std::string::npos);
+    text.replace(at, from.size(), to);
+    try {
+      models::make_causal_lm(text, "config.json");
+    } catch (const configs::ConfigError& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  using Catch::Matchers::Contains;
+  CHECK_THAT(error("\"llama\"", "\"mamba\""),
+             Contains("model_type") && Contains("\"mamba\"") && Contains("llama, qwen2, qwen3"));
+  CHECK_THAT(error("\"silu\"", "\"gelu\""), Contains("hidden_act") && Contains("\"gelu\""));
+  CHECK_THAT(error("\"use_cache\": true", "\"use_cache\": true, \"logit_scale\": 0.5"),
+             Contains("logit_scale"));
+  CHECK_THAT(error("\"rope_type\": \"default\"", "\"rope_type\": \"yarn\""),
+             Contains("rope_type") && Contains("yarn"));
+  CHECK_THAT(error("\"hidden_size\": 32,", ""), Contains("hidden_size") && Contains("missing"));
+  CHECK(error("\"use_cache\": true", "\"use_cache\": true, \"logit_scale\": null").empty());
+}
