@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "trainer/metrics/metrics.hpp"
+
+namespace tailor::trainer {
+
+/// One JSON object of the fields, in their order, without a newline. Numbers are the shortest that
+/// read back as the same; what JSON cannot hold is the text "nan", "inf" or "-inf".
+std::string json_line(const std::vector<Metric>& fields);
+
+/// metrics.jsonl: one line a logged step. A line is in the file when write() returns, whatever
+/// happens to the process afterwards.
+class JsonlLog {
+ public:
+  /// Opens or makes the file and cuts it back to its lines of steps up to keep_through_step: later
+  /// ones, and a last line that a killed process left unfinished, are the resumed run's to write. 0
+  /// keeps nothing. Throws configs::ConfigError where the file cannot be read or written.
+  JsonlLog(const std::filesystem::path& path, std::int64_t keep_through_step);
+  ~JsonlLog();
+  JsonlLog(const JsonlLog&) = delete;
+  JsonlLog& operator=(const JsonlLog&) = delete;
+
+  void write(const std::vector<Metric>& fields);  // throws ConfigError, as on a full disk
+  const std::vector<double>& kept_losses() const { return kept_losses_; }  // "loss" of kept lines
+
+ private:
+  std::filesystem::path path_;
+  std::vector<double> kept_losses_;
+  int descriptor_ = -1;
+};
+
+}  // namespace tailor::trainer

@@ -1,0 +1,28 @@
+#include "trainer/metrics/metrics.hpp"
+
+namespace tailor::trainer {
+
+std::vector<Metric> fields(const StepMetrics& m) {
+  return {{"step", m.step},
+          {"epoch", m.epoch},
+          {"loss", m.loss},
+          {"learning_rate", m.learning_rate},
+          {"grad_norm", m.grad_norm},
+          {"mean_token_accuracy", m.mean_token_accuracy},
+          {"num_tokens", m.num_tokens},
+          {"tokens_per_second", m.tokens_per_second},
+          {"supervised_tokens_per_second", m.supervised_tokens_per_second},
+          {"step_time_s", m.step_time_s},
+          {"rss_bytes", m.rss_bytes}};
+}
+
+std::vector<Metric> fields(const EvalMetrics& m) {
+  return {{"step", m.step},
+          {"eval_loss", m.eval_loss},
+          {"eval_perplexity", m.eval_perplexity},
+          {"eval_mean_token_accuracy", m.eval_mean_token_accuracy},
+          {"eval_num_tokens", m.eval_num_tokens},
+          {"eval_runtime_s", m.eval_runtime_s}};
+}
+
+}  // namespace tailor::trainer

@@ -1,0 +1,123 @@
+#include "trainer/metrics/reporter.hpp"
+
+#include <unistd.h>
+
+#include <chrono>
+#include <optional>
+#include <system_error>
+
+#include "configs/reader.hpp"
+#include "trainer/metrics/jsonl_log.hpp"
+#include "trainer/metrics/log.hpp"
+#include "trainer/metrics/progress.hpp"
+#include "trainer/metrics/tensorboard.hpp"
+#include "trainer/metrics/terminal.hpp"
+
+namespace tailor::trainer {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr double kRedrawS = 0.1;  // a bar that changes faster cannot be read
+constexpr double kLineS = 1.0;    // and a file does not want more lines than this
+
+}  // namespace
+
+struct Reporter::Impl {
+  explicit Impl(const ReporterOptions& given)
+      : options(given), terminal(stderr_terminal()), started(Clock::now()) {
+    std::error_code error;
+    std::filesystem::create_directories(options.dir, error);
+    if (error)
+      throw configs::ConfigError(options.dir.string() + ": cannot be made: " + error.message());
+    last.step = options.resumed_step;
+    if (options.jsonl) {
+      jsonl.emplace(options.dir / "metrics.jsonl", options.resumed_step);
+      losses = jsonl->kept_losses();
+    }
+    if (options.tensorboard) tensorboard.emplace(options.dir / "tensorboard", options.resumed_step);
+    draw(/*at_once=*/true);
+  }
+
+  Progress progress() const {
+    Progress now;
+    now.total_steps = options.total_steps;
+    now.elapsed_s = std::chrono::duration<double>(Clock::now() - started).count();
+    now.activity = activity;
+    if (const auto done = last.step - options.resumed_step; done > 0)
+      now.left_s = now.elapsed_s / static_cast<double>(done) *
+                   static_cast<double>(options.total_steps - last.step);
+    return now;
+  }
+
+  bool due(double interval_s) const {
+    return !shown || std::chrono::duration<double>(Clock::now() - *shown).count() >= interval_s;
+  }
+
+  void draw(bool at_once) {
+    if (!terminal.interactive || !(at_once || due(kRedrawS))) return;
+    // The last column stays free: some terminals begin a new line behind it.
+    set_status_line(bar_line(last, progress(), terminal_width(STDERR_FILENO) - 1, terminal));
+    shown = Clock::now();
+  }
+
+  template <typename Metrics>
+  void write(const Metrics& metrics) {
+    if (jsonl) jsonl->write(fields(metrics));
+    if (tensorboard) tensorboard->write(fields(metrics));
+  }
+
+  ReporterOptions options;
+  Terminal terminal;
+  Clock::time_point started;
+  std::optional<Clock::time_point> shown;
+  std::optional<JsonlLog> jsonl;
+  std::optional<TensorboardLog> tensorboard;
+  std::vector<double> losses;
+  StepMetrics last;
+  std::string activity;
+};
+
+Reporter::Reporter(const ReporterOptions& options) : impl_(std::make_unique<Impl>(options)) {}
+Reporter::~Reporter() { set_status_line(""); }
+
+void Reporter::report(const StepMetrics& metrics) {
+  auto& i = *impl_;
+  i.last = metrics;
+  i.activity.clear();
+  const bool ends = metrics.step == i.options.total_steps;
+  const bool logged = ends || metrics.step % i.options.logging_steps == 0;
+  if (logged) {
+    i.write(metrics);
+    i.losses.push_back(metrics.loss);
+  }
+  if (i.terminal.interactive) {
+    i.draw(ends);
+  } else if (logged && (ends || i.due(kLineS))) {
+    log_info(plain_line(metrics, i.progress()));
+    i.shown = Clock::now();
+  }
+}
+
+void Reporter::report(const EvalMetrics& metrics) {
+  impl_->write(metrics);
+  impl_->activity.clear();
+  log_info(eval_line(metrics));
+  impl_->draw(/*at_once=*/true);
+}
+
+void Reporter::activity(const std::string& what) {
+  impl_->activity = what;
+  impl_->draw(/*at_once=*/true);
+}
+
+void Reporter::finish() {
+  set_status_line("");
+  const auto done = impl_->last.step - impl_->options.resumed_step;
+  log_info(std::to_string(done) + (done == 1 ? " step in " : " steps in ") +
+           duration_text(impl_->progress().elapsed_s));
+}
+
+const std::vector<double>& Reporter::losses() const { return impl_->losses; }
+
+}  // namespace tailor::trainer
