@@ -32,11 +32,13 @@ struct Running {
 class Engine {
  public:
   Engine(const CausalLM& model, const std::vector<GenerationRequest>& requests,
-         const GenerationOptions& options, const OnToken& on_token)
+         const GenerationOptions& options, const OnToken& on_token,
+         const OnCompletion& on_completion)
       : model_(model),
         requests_(requests),
         options_(options),
         on_token_(on_token),
+        on_completion_(on_completion),
         completions_(requests.size()),
         cache_(model.shape().num_hidden_layers, model.shape().num_key_value_heads,
                model.shape().head_dim, kernels::activation_dtype(model.arithmetic()), num_slots(),
@@ -87,7 +89,7 @@ class Engine {
       if (num_tokens > 0 && num_tokens + length > options_.prefill_tokens) return;
       const auto index = next_request_++;
       if (limit(request) <= 0) {
-        completions_[index].finish_reason = FinishReason::Length;
+        finish(index, FinishReason::Length);
         continue;
       }
       num_tokens += length;
@@ -161,15 +163,21 @@ class Engine {
   }
 
   void leave(Running& sequence, FinishReason reason) {
-    completions_[sequence.request].finish_reason = reason;
     free_slots_.push_back(sequence.slot);
     sequence.slot = -1;
+    finish(sequence.request, reason);
+  }
+
+  void finish(std::size_t request, FinishReason reason) {
+    completions_[request].finish_reason = reason;
+    if (on_completion_) on_completion_(request, completions_[request]);
   }
 
   const CausalLM& model_;
   const std::vector<GenerationRequest>& requests_;
   const GenerationOptions& options_;
   const OnToken& on_token_;
+  const OnCompletion& on_completion_;
   std::vector<Completion> completions_;
   KvCache cache_;
   std::vector<std::int64_t> free_slots_;
@@ -195,11 +203,12 @@ void check(const CausalLM& model, const std::vector<GenerationRequest>& requests
 
 std::vector<Completion> generate(const CausalLM& model,
                                  const std::vector<GenerationRequest>& requests,
-                                 const GenerationOptions& options, const OnToken& on_token) {
+                                 const GenerationOptions& options, const OnToken& on_token,
+                                 const OnCompletion& on_completion) {
   const at::NoGradGuard no_grad;
   check(model, requests);
   if (requests.empty()) return {};
-  return Engine(model, requests, options, on_token).run();
+  return Engine(model, requests, options, on_token, on_completion).run();
 }
 
 }  // namespace tailor::models

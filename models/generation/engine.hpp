@@ -35,6 +35,8 @@ struct GenerationOptions {
 /// Called for every new token but an end token, in the order of each sequence; answering false ends
 /// that sequence (FinishReason::Stop) behind the token, which is how stop strings work.
 using OnToken = std::function<bool(std::size_t request, const Sampled& token)>;
+/// Called once a request, as soon as its completion is whole.
+using OnCompletion = std::function<void(std::size_t request, const Completion& completion)>;
 
 /// Continuous batching: prompts enter as slots fall free, decoded sequences advance together. The
 /// completions are in the order of the requests and do not depend on the batch size beyond
@@ -42,6 +44,7 @@ using OnToken = std::function<bool(std::size_t request, const Sampled& token)>;
 /// model's positions or has ids beyond its vocabulary, and where logits are not finite.
 std::vector<Completion> generate(const CausalLM& model,
                                  const std::vector<GenerationRequest>& requests,
-                                 const GenerationOptions& options, const OnToken& on_token = {});
+                                 const GenerationOptions& options, const OnToken& on_token = {},
+                                 const OnCompletion& on_completion = {});
 
 }  // namespace tailor::models
