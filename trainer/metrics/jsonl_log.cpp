@@ -48,14 +48,16 @@ std::string json_line(const std::vector<Metric>& fields) {
 JsonlLog::JsonlLog(const std::filesystem::path& path, std::int64_t keep_through_step)
     : path_(path) {
   std::uintmax_t kept_bytes = 0;
+  std::int64_t last_step = 0;
   std::ifstream file(path, std::ios::binary);
   for (std::string line; keep_through_step > 0 && std::getline(file, line) && !file.eof();) {
     const auto row = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (!row.is_object()) break;
     const auto step = row.find("step");
-    if (step == row.end() || !step->is_number_integer() ||
-        step->get<std::int64_t>() > keep_through_step)
-      break;
+    if (step == row.end() || !step->is_number_integer()) break;
+    const auto number = step->get<std::int64_t>();
+    if (number > keep_through_step || number < last_step) break;
+    last_step = number;
     if (const auto loss = row.find("loss"); loss != row.end() && loss->is_number())
       kept_losses_.push_back(loss->get<double>());
     kept_bytes += line.size() + 1;
