@@ -3,17 +3,15 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/isfinite.h>
-#include <fcntl.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <fstream>
 #include <iterator>
 #include <set>
 #include <system_error>
 #include <utility>
 
+#include "models/files/durable_file.hpp"
 #include "models/files/safetensors.hpp"
 #include "peft/adapter_config.hpp"
 #include "peft/target_modules.hpp"
@@ -71,7 +69,7 @@ ParsedKey parse_key(const std::string& key) {
 
 void add_factor(AdapterFiles& files, const models::TensorSource& source,
                 const models::TensorEntry& entry, std::set<std::string>& paths) {
-  const auto place = files.file + ": tensor " + entry.name;
+  const auto place = files.file + ": tensor " + models::in_quotes(entry.name);
   const auto parsed = parse_key(entry.name);
   if (parsed.factor == 0)
     throw FileError(place + ": expected the key of a linear layer's factor, " + kPrefix +
@@ -103,26 +101,13 @@ void check_pairs(const AdapterFiles& files, const std::set<std::string>& paths) 
   }
 }
 
-void write_text(const fs::path& file, const std::string& text) {
-  const auto temporary = file.string() + ".tmp";
-  const auto fail = [&](const std::string& what) {
-    throw std::system_error(errno, std::generic_category(), temporary + ": " + what);
-  };
-  const int out = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (out < 0) fail("cannot be opened for writing");
-  std::size_t done = 0;
-  while (done < text.size()) {
-    const auto written = ::write(out, text.data() + done, text.size() - done);
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) break;
-    done += static_cast<std::size_t>(written);
-  }
-  const bool kept = done == text.size() && ::fsync(out) == 0;
-  const int problem = errno;
-  ::close(out);
-  errno = problem;
-  if (!kept) fail("cannot be written");
-  fs::rename(temporary, file);
+using Tensors = std::vector<std::pair<std::string, at::Tensor>>;
+
+/// Weights first: a folder with a configuration has its weights.
+void write_both(const fs::path& directory, const Tensors& tensors, const std::string& config) {
+  fs::create_directories(directory);
+  models::write_safetensors(directory / kWeightsName, tensors, {{"format", "pt"}});
+  models::write_durable_file(directory / kConfigName, config);
 }
 
 void verify(const LoraAdapter& adapter, const fs::path& directory) {
@@ -231,20 +216,25 @@ void load_factors(const AdapterFiles& files, LoraAdapter& adapter) {
 void write_adapter(const LoraAdapter& adapter, const std::string& base_model_name_or_path,
                    const fs::path& directory) {
   if (adapter.layers().empty()) throw FileError(directory.string() + ": the adapter has no layers");
-  std::vector<std::pair<std::string, at::Tensor>> tensors;
+  Tensors tensors;
   std::vector<std::string> paths;
   for (const auto& layer : adapter.layers()) {
     tensors.emplace_back(factor_key(layer->path(), 'A'), layer->A().detach());
     tensors.emplace_back(factor_key(layer->path(), 'B'), layer->B().detach());
     paths.push_back(layer->path());
   }
-  fs::create_directories(directory);
-  models::write_safetensors(directory / kWeightsName, tensors, {{"format", "pt"}});
-  write_text(
-      directory / kConfigName,
+  write_both(
+      directory, tensors,
       format_adapter_config(adapter.config(), explicit_targets(paths, adapter.module_paths()),
                             base_model_name_or_path));
   verify(adapter, directory);
+}
+
+void write_adapter(const AdapterFiles& files, const fs::path& directory) {
+  const auto& targets = files.listed_targets.empty() ? files.config.target_modules  // full paths
+                                                     : files.listed_targets;
+  write_both(directory, Tensors(files.factors.begin(), files.factors.end()),
+             format_adapter_config(files.config, targets, files.base_model_name_or_path));
 }
 
 }  // namespace tailor::peft

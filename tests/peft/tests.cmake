@@ -1,0 +1,5 @@
+tailor_add_test(peft dropout tailor::peft)
+tailor_add_test(peft init tailor::peft)
+tailor_add_test(peft lora tailor::peft)
+tailor_add_test(peft lora_function tailor::peft)
+tailor_add_test(peft target_modules tailor::peft)
