@@ -7,8 +7,8 @@
 #include <cstdio>
 #include <system_error>
 
+#include "models/files/durable_file.hpp"
 #include "models/files/safetensors.hpp"
-#include "trainer/checkpoint/durable.hpp"
 #include "trainer/checkpoint/state_file.hpp"
 
 namespace tailor::trainer {
@@ -113,14 +113,12 @@ fs::path CheckpointFolder::save(const TrainState& state, const peft::LoraAdapter
     fs::create_directories(temporary);
     peft::write_adapter(adapter, base_model, temporary);
     write_moments(state, temporary / kOptimizer);
-    write_durably(temporary / kState, state_json(state, temporary));
+    models::write_durable_file(temporary / kState, state_json(state, temporary));
     verify(temporary, state, adapter);
-    for (const auto& file : fs::directory_iterator(temporary)) flush_to_disk(file.path());
-    flush_to_disk(temporary);
     fs::remove_all(
         target);  // there only where it was damaged and the run went on from an older one
     fs::rename(temporary, target);
-    flush_to_disk(directory_);
+    models::flush_directory(directory_);
   } catch (...) {
     std::error_code ignored;
     fs::remove_all(temporary, ignored);

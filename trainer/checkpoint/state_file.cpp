@@ -1,11 +1,12 @@
 #include "trainer/checkpoint/state_file.hpp"
 
 #include <algorithm>
+#include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
 
 #include "models/files/file_error.hpp"
-#include "trainer/checkpoint/durable.hpp"
+#include "trainer/checkpoint/checksum.hpp"
 
 namespace tailor::trainer {
 namespace {
@@ -105,7 +106,9 @@ std::string state_json(const TrainState& state, const fs::path& folder) {
 }
 
 TrainState read_state(const fs::path& file) {
-  const auto document = Json::parse(read_text(file), nullptr, /*allow_exceptions=*/false);
+  std::ifstream in(file, std::ios::binary);
+  if (!in) throw FileError(file.string() + ": cannot be read");
+  const auto document = Json::parse(in, nullptr, /*allow_exceptions=*/false);
   if (document.is_discarded()) throw FileError(file.string() + ": no JSON, or cut off");
   const Reader top(document, file.string());
   if (top.text("checksum") != checksum_of(document))

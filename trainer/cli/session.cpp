@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "models/kernels/weight.hpp"
 #include "peft/adapter_file.hpp"
 
 namespace tailor::trainer::cli {
@@ -47,12 +48,17 @@ Precision choose_precision(const ModelConfig& config) {
   return precision;
 }
 
+std::unique_ptr<models::CausalLM> load_weights(const models::Pretrained& pretrained,
+                                               const Precision& precision) {
+  models::kernels::set_widened_budget_bytes(kWidenedBudgetBytes);
+  return models::load_causal_lm(pretrained, precision.stored, precision.arithmetic);
+}
+
 Session open_session(const ModelConfig& config, const std::filesystem::path& adapter) {
   Session session;
   session.precision = choose_precision(config);
   session.pretrained = models::open_pretrained(config.name_or_path);
-  session.model = models::load_causal_lm(session.pretrained, session.precision.stored,
-                                         session.precision.arithmetic);
+  session.model = load_weights(session.pretrained, session.precision);
   if (!adapter.empty()) session.adapter = seat_saved_adapter(*session.model, adapter);
   return session;
 }

@@ -35,6 +35,12 @@ struct Session {
   std::unique_ptr<peft::LoraAdapter> adapter;
 };
 
+/// Reads the weights. float32 copies of bfloat16 weights, where products are float32, are kept up
+/// to kWidenedBudgetBytes.
+constexpr std::int64_t kWidenedBudgetBytes = std::int64_t{4} << 30;
+std::unique_ptr<models::CausalLM> load_weights(const models::Pretrained& pretrained,
+                                               const Precision& precision);
+
 /// Opens the files, reads the weights and, where `adapter` is not empty, seats a saved adapter (a
 /// PEFT folder) in evaluation mode. Call set_threads() before. Throws ConfigError or FileError.
 Session open_session(const ModelConfig& config, const std::filesystem::path& adapter = {});

@@ -1,0 +1,77 @@
+#include "trainer/cli/errors.hpp"
+
+#include <c10/util/Backtrace.h>
+#include <c10/util/Exception.h>
+#include <cxxabi.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <iostream>
+#include <new>
+#include <system_error>
+
+#include "configs/reader.hpp"
+#include "distributed/group.hpp"
+#include "models/files/file_error.hpp"
+#include "trainer/sft/numeric_error.hpp"
+
+namespace tailor::trainer::cli {
+namespace {
+
+constexpr int kInternal = 1, kInput = 2, kNumbers = 3, kPeers = 4;
+
+/// "cannot write FILE: No space left on device"
+std::string with_hint(const std::system_error& error) {
+  std::string text = error.what();
+  if (error.code() == std::errc::no_space_on_device || error.code() == std::errc::file_too_large)
+    text += "; what was saved before is untouched: make room and run the same command again";
+  return text;
+}
+
+[[noreturn]] void print_and_end() {
+  const auto error = std::current_exception();
+  const auto failure = error ? explain(error) : Failure{kInternal, "ended without an error"};
+  std::cerr << "error: " << failure.text << '\n';
+  if (const auto* type = abi::__cxa_current_exception_type()) {
+    int status = 0;
+    char* name = abi::__cxa_demangle(type->name(), nullptr, nullptr, &status);
+    std::cerr << "type: " << (status == 0 ? name : type->name()) << '\n';
+    std::free(name);
+  }
+  // Nothing has been unwound: the frames are those of the throw.
+  std::cerr << c10::get_backtrace(/*frames_to_skip=*/1) << std::flush;
+  _exit(failure.code);
+}
+
+}  // namespace
+
+Failure explain(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const configs::ConfigError& e) {
+    return {kInput, e.what()};
+  } catch (const models::FileError& e) {
+    return {kInput, e.what()};
+  } catch (const NumericError& e) {
+    return {kNumbers, e.what()};
+  } catch (const distributed::CommError& e) {
+    return {kPeers, e.what()};
+  } catch (const std::system_error& e) {  // std::filesystem::filesystem_error is one
+    return {kInput, with_hint(e)};
+  } catch (const c10::Error& e) {
+    return {kInternal, std::string("internal: ") + e.what_without_backtrace()};
+  } catch (const std::bad_alloc&) {
+    return {kInput,
+            "out of memory; a smaller data.max_length or model needs less, and `tailor plan` "
+            "estimates how much"};
+  } catch (const std::exception& e) {
+    return {kInternal, std::string("internal: ") + e.what()};
+  } catch (...) {
+    return {kInternal, "internal: an error of unknown type"};
+  }
+}
+
+void print_stack_traces() { std::set_terminate(print_and_end); }
+
+}  // namespace tailor::trainer::cli

@@ -1,0 +1,128 @@
+#include "trainer/cli/job_summary.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+
+#include "trainer/data/source.hpp"
+#include "trainer/sft/loop.hpp"
+
+namespace tailor::trainer::cli {
+namespace {
+
+std::string fixed(double value, int digits) {
+  std::array<char, 64> out{};
+  std::snprintf(out.data(), out.size(), "%.*f", digits, value);
+  return out.data();
+}
+
+std::string class_of(const std::string& parameter) {
+  const auto last = parameter.rfind('.');
+  if (last == std::string::npos) return parameter;
+  const auto before = parameter.rfind('.', last - 1);
+  return parameter.substr(before + 1, last - before - 1);
+}
+
+}  // namespace
+
+JobData load_job_data(const RunConfig& config, const models::Pretrained& pretrained) {
+  auto files = config.data.train;
+  files.insert(files.end(), config.data.eval.begin(), config.data.eval.end());
+  const auto how = tokenization(pretrained, files, config.data);
+  JobData out;
+  out.train = load_dataset(config.data.train, config.data, how);
+  if (!config.data.eval.empty()) out.eval = load_dataset(config.data.eval, config.data, how);
+  RowSource source(out.train, config.data, config.train.seed);
+  out.rows_in_epoch = source.rows_in_epoch();
+  out.rows_in_step =
+      config.train.per_device_train_batch_size * config.train.gradient_accumulation_steps;
+  out.total_steps = total_steps(config.train, out.rows_in_epoch, /*num_ranks=*/1);
+  out.filled = static_cast<double>(out.train.num_tokens) /
+               static_cast<double>(out.rows_in_epoch * config.data.max_length);
+  return out;
+}
+
+std::unique_ptr<peft::LoraAdapter> seat_new_adapter(models::CausalLM& model,
+                                                    const RunConfig& config) {
+  if (!config.peft) throw configs::ConfigError("peft: missing; this program trains adapters");
+  return std::make_unique<peft::LoraAdapter>(model, *config.peft, config.train.seed,
+                                             config.target_modules_place);
+}
+
+std::string with_commas(std::int64_t number) {
+  auto out = std::to_string(number);
+  for (auto at = static_cast<std::int64_t>(out.size()) - 3; at > (number < 0 ? 1 : 0); at -= 3)
+    out.insert(static_cast<std::size_t>(at), ",");
+  return out;
+}
+
+std::string as_bytes(std::int64_t bytes) {
+  const auto value = static_cast<double>(bytes);
+  return bytes < 1'000'000'000 ? fixed(value / 1e6, 0) + " MB" : fixed(value / 1e9, 2) + " GB";
+}
+
+std::vector<ParameterClass> parameter_classes(models::CausalLM& model) {
+  std::vector<ParameterClass> out;
+  for (const auto& parameter : model.parameters()) {
+    const auto name = class_of(parameter.name);
+    auto found = std::ranges::find(out, name, &ParameterClass::name);
+    if (found == out.end()) found = out.insert(out.end(), {.name = name});
+    std::int64_t size = 1;
+    for (const auto extent : parameter.shape) size *= extent;
+    found->tensors += 1;
+    found->parameters += size;
+  }
+  return out;
+}
+
+std::int64_t num_parameters(models::CausalLM& model) {
+  std::int64_t total = 0;
+  for (const auto& entry : parameter_classes(model)) total += entry.parameters;
+  return total;
+}
+
+std::string describe_model(models::CausalLM& model, const models::Pretrained& pretrained,
+                           const Precision& precision) {
+  const auto& shape = model.shape();
+  return pretrained.path.filename().string() + " (" + shape.model_type + ", " +
+         std::to_string(shape.num_hidden_layers) + " layers), " +
+         fixed(static_cast<double>(num_parameters(model)) / 1e6, 1) + " M parameters, " +
+         precision.describe();
+}
+
+std::string describe_adapter(const peft::LoraAdapter& adapter) {
+  const auto& config = adapter.config();
+  std::string classes;
+  for (const auto& [name, count] : adapter.counts())
+    classes += (classes.empty() ? "" : ", ") + name + " " + std::to_string(count.layers);
+  return "r " + std::to_string(config.r) + ", alpha " + fixed(config.lora_alpha, 0) + " in " +
+         std::to_string(adapter.layers().size()) + " layers (" + classes + "), " +
+         with_commas(adapter.num_parameters()) + " parameters";
+}
+
+std::vector<std::string> describe_data(const JobData& data, const RunConfig& config) {
+  std::vector<std::string> out{"train data: " + describe(data.train)};
+  if (!data.eval.examples.empty()) out.push_back("eval data: " + describe(data.eval));
+  const std::string kind = config.data.packing
+                               ? "packed rows of " + std::to_string(config.data.max_length) +
+                                     " tokens, " + fixed(100.0 * data.filled, 1) + " % full"
+                               : "rows";
+  out.push_back("an epoch: " + with_commas(data.rows_in_epoch) + " " + kind +
+                "; the run: " + with_commas(data.total_steps) + " steps of " +
+                std::to_string(data.rows_in_step) + (data.rows_in_step == 1 ? " row" : " rows"));
+  return out;
+}
+
+std::string sample_text(const JobData& data, const models::text::Tokenizer& tokenizer,
+                        std::size_t max_characters) {
+  auto text = render_supervision(data.train.examples.front(), tokenizer);
+  if (text.size() <= max_characters) return text;
+  // The end is what the model learns to write: the middle goes.
+  auto head = max_characters / 2, tail = text.size() - max_characters / 2;
+  const auto inside = [&](std::size_t at) { return (text[at] & 0xC0) == 0x80; };
+  while (head > 0 && inside(head)) --head;
+  while (tail < text.size() && inside(tail)) ++tail;
+  return text.substr(0, head) + " ... " + text.substr(tail);
+}
+
+}  // namespace tailor::trainer::cli

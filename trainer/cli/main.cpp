@@ -1,0 +1,90 @@
+#include <malloc.h>
+#include <torch/headeronly/version.h>
+
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "configs/reader.hpp"
+#include "trainer/cli/commands.hpp"
+#include "trainer/cli/errors.hpp"
+
+namespace {
+
+namespace cli = tailor::trainer::cli;
+
+/// glibc gives large blocks back to the system and takes page faults on getting them again, which
+/// costs more than the arithmetic in between.
+void keep_memory() {
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, -1);
+  mallopt(M_TOP_PAD, 64 << 20);
+}
+
+void add_commands(CLI::App& app, cli::Action& action) {
+  cli::add_train(app, action);
+  cli::add_plan(app, action);
+  cli::add_generate(app, action);
+  cli::add_eval(app, action);
+  cli::add_tokenize(app, action);
+  cli::add_export(app, action);
+  cli::add_merge(app, action);
+  cli::add_inspect(app, action);
+  cli::add_convert(app, action);
+  cli::add_schema(app, action);
+  cli::add_doctor(app, action);
+  cli::add_bench(app, action);
+}
+
+/// The first argument is no command: says which one may have been meant.
+bool is_unknown_command(const CLI::App& app, int argc, char** argv) {
+  if (argc < 2 || argv[1][0] == '-') return false;
+  const std::string word = argv[1];
+  std::vector<std::string> known;
+  for (const auto* command : app.get_subcommands(/*filter=*/{}))
+    known.push_back(command->get_name());
+  for (const auto& name : known)
+    if (name == word) return false;
+  const auto near = tailor::configs::nearest(word, known);
+  std::cerr << "error: unknown command \"" << word << "\""
+            << (near.empty() ? "" : "; did you mean \"" + near + "\"?")
+            << "\n`tailor --help` lists the commands\n";
+  return true;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  keep_memory();
+  std::signal(SIGXFSZ, SIG_IGN);  // a file over the limit is a failed write, not the end
+
+  CLI::App app("Tailor trains LoRA adapters and runs models with them.", "tailor");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", "tailor " TAILOR_VERSION " (libtorch " TORCH_VERSION ")");
+  bool debug = false;
+  app.add_flag("--debug", debug, "print a stack trace with an error");
+  app.fallthrough();  // --debug may stand behind the command
+  cli::Action action;
+  add_commands(app, action);
+
+  constexpr int kUsage = 2;
+  if (is_unknown_command(app, argc, argv)) return kUsage;
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kUsage;  // --help and --version are "errors" with code 0
+  }
+  if (debug) {
+    cli::print_stack_traces();
+    return action();
+  }
+  try {
+    return action();
+  } catch (...) {
+    const auto failure = cli::explain(std::current_exception());
+    std::cerr << "error: " << failure.text << '\n';
+    return failure.code;
+  }
+}

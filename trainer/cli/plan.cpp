@@ -1,0 +1,107 @@
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <iostream>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "trainer/cli/commands.hpp"
+#include "trainer/cli/job_summary.hpp"
+#include "trainer/cli/memory_estimate.hpp"
+
+namespace tailor::trainer::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct PlanOptions {
+  std::string job;
+  std::vector<std::string> overrides;
+  bool json = false;
+};
+
+Json to_json(models::CausalLM& model, const peft::LoraAdapter& adapter, const JobData& data,
+             const Precision& precision, const MemoryEstimate& memory, const std::string& sample) {
+  Json classes = Json::object(), adapted = Json::object(), bytes = Json::object();
+  for (const auto& entry : parameter_classes(model))
+    classes[entry.name] = {{"tensors", entry.tensors}, {"parameters", entry.parameters}};
+  for (const auto& [name, count] : adapter.counts())
+    adapted[name] = {{"layers", count.layers}, {"parameters", count.parameters}};
+  for (const auto& part : memory.parts) bytes[part.name] = part.bytes;
+  bytes["total"] = memory.total();
+  const auto data_json = [](const Dataset& dataset) {
+    return Json{{"rows", dataset.examples.size()},      {"tokens", dataset.num_tokens},
+                {"supervised", dataset.num_supervised}, {"truncated", dataset.num_truncated},
+                {"dropped", dataset.num_dropped},       {"unsupervised", dataset.num_unsupervised}};
+  };
+  return {{"parameters", num_parameters(model)},
+          {"parameter_classes", classes},
+          {"precision", precision.describe()},
+          {"adapter_parameters", adapter.num_parameters()},
+          {"adapter_classes", adapted},
+          {"memory_bytes", bytes},
+          {"train_data", data_json(data.train)},
+          {"eval_data", data_json(data.eval)},
+          {"rows_in_epoch", data.rows_in_epoch},
+          {"rows_in_step", data.rows_in_step},
+          {"packing_efficiency", data.filled},
+          {"total_steps", data.total_steps},
+          {"sample", sample}};
+}
+
+void print(models::CausalLM& model, const peft::LoraAdapter& adapter, const JobData& data,
+           const RunConfig& config, const std::string& model_line, const MemoryEstimate& memory,
+           const std::string& sample) {
+  auto& out = std::cout;
+  const auto row = [&out](const std::string& name, const std::string& value,
+                          const std::string& more) {
+    out << "  " << name << std::string(name.size() < 24 ? 24 - name.size() : 1, ' ')
+        << std::string(value.size() < 15 ? 15 - value.size() : 0, ' ') << value << more << '\n';
+  };
+  out << "model: " << model_line << '\n';
+  for (const auto& entry : parameter_classes(model))
+    row(entry.name, with_commas(entry.parameters),
+        "  in " + std::to_string(entry.tensors) + (entry.tensors == 1 ? " tensor" : " tensors"));
+  out << "adapter: " << describe_adapter(adapter) << '\n';
+  for (const auto& [name, count] : adapter.counts())
+    row(name, with_commas(count.parameters), "  in " + std::to_string(count.layers) + " layers");
+  for (const auto& line : describe_data(data, config)) out << line << '\n';
+  out << "memory: about " << as_bytes(memory.total()) << '\n';
+  for (const auto& part : memory.parts) row(part.name, as_bytes(part.bytes), "");
+  out << "a sample, what is learnt in [[ ]]:\n" << sample << '\n';
+}
+
+int plan(const PlanOptions& options) {
+  const auto config = read_run_config(options.job, options.overrides);
+  if (!options.json)
+    for (const auto& note : config.notes) std::cout << "note: " << note << '\n';
+  const auto precision = choose_precision(config.model);
+  const auto pretrained = models::open_pretrained(config.model.name_or_path);
+  const auto model = models::make_causal_lm(pretrained.config_json, pretrained.config_file);
+  const auto line = describe_model(*model, pretrained, precision);
+  const auto bare = measure(*model);
+  const auto adapter = seat_new_adapter(*model, config);
+  const auto data = load_job_data(config, pretrained);
+  const auto memory = estimate_memory(bare, *adapter, data.train, precision);
+  const auto sample = sample_text(data, *pretrained.tokenizer, /*max_characters=*/2000);
+  if (options.json) {
+    std::cout << to_json(*model, *adapter, data, precision, memory, sample).dump(2) << '\n';
+  } else {
+    print(*model, *adapter, data, config, line, memory, sample);
+  }
+  return 0;
+}
+
+}  // namespace
+
+void add_plan(CLI::App& app, Action& action) {
+  auto* command = app.add_subcommand(
+      "plan", "Show what a job would do, without reading weights: parameters, memory, data");
+  auto options = std::make_shared<PlanOptions>();
+  command->add_option("job", options->job, "the job file (YAML)")->required();
+  command->add_option("--set", options->overrides, "override one value: --set peft.r=8")
+      ->allow_extra_args(false);
+  command->add_flag("--json", options->json, "print the plan as JSON");
+  command->callback([options, &action] { action = [options] { return plan(*options); }; });
+}
+
+}  // namespace tailor::trainer::cli

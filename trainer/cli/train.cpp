@@ -1,0 +1,265 @@
+#include <CLI/CLI.hpp>
+#include <cstdlib>
+#include <fstream>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "models/files/durable_file.hpp"
+#include "trainer/checkpoint/checkpoint.hpp"
+#include "trainer/checkpoint/checksum.hpp"
+#include "trainer/checkpoint/resume.hpp"
+#include "trainer/checkpoint/run_directory.hpp"
+#include "trainer/cli/commands.hpp"
+#include "trainer/cli/fingerprints.hpp"
+#include "trainer/cli/job_summary.hpp"
+#include "trainer/metrics/curve.hpp"
+#include "trainer/metrics/log.hpp"
+#include "trainer/metrics/memory.hpp"
+#include "trainer/sft/evaluate.hpp"
+#include "trainer/sft/interrupt.hpp"
+#include "trainer/sft/loop.hpp"
+
+namespace tailor::trainer::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using configs::ConfigError;
+
+struct TrainOptions {
+  std::string job;
+  std::vector<std::string> overrides;
+  std::int64_t threads = 0;
+  bool json = false, quiet = false;
+};
+
+/// This build trains on one rank. Launchers tell their ranks by these variables; that of srun is
+/// the one of the job step, since SLURM_NTASKS stands in a batch script's own shell too.
+void refuse_several_ranks() {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"}) {
+    const char* value = std::getenv(name);
+    if (value == nullptr || std::atoll(value) <= 1) continue;
+    throw ConfigError(std::string("this build trains on one rank, but was started on ") + value +
+                      " (" + name + "); start it without mpirun, or with one task");
+  }
+}
+
+/// Refuses to go on with what would not be the run that was begun; tells what else differs.
+void check_resumable(const RunDirectory& directory, const RunConfig& config,
+                     const Checkpoint& checkpoint, const std::map<std::string, std::string>& now) {
+  const auto where = directory.path().string();
+  if (!fs::exists(directory.config()))
+    throw ConfigError("output.dir: " + where +
+                      " has checkpoints but no config.yaml that says how they were made; name "
+                      "another directory");
+  auto differences = compare_configs(read_run_config(directory.config(), {}), config);
+  for (const auto& name : compare_fingerprints(checkpoint.state.fingerprints, now)) {
+    const bool decisive = name == kModelFingerprint || name == kDataFingerprint;
+    (decisive ? differences.refused : differences.noted)
+        .push_back(name + ": not the same any more");
+  }
+  for (const auto& line : differences.noted) log_info("resuming with a change: " + line);
+  if (differences.refused.empty()) return;
+  std::string text = "cannot resume " + where + ", which was begun otherwise:";
+  for (const auto& line : differences.refused) text += "\n  " + line;
+  throw ConfigError(text + "\nuse the old values, or another output.dir for a new run");
+}
+
+/// The final adapter is there and is that of the checkpoint, not of an earlier, shorter run.
+bool is_finished(const RunDirectory& directory, const Checkpoint& checkpoint,
+                 std::int64_t total_steps) {
+  const char* const name = "adapter_model.safetensors";
+  const auto file = directory.adapter() / name;
+  return checkpoint.state.step >= total_steps && fs::exists(file) &&
+         fs::exists(directory.adapter() / "adapter_config.json") &&
+         file_checksum(file) == file_checksum(checkpoint.path / name);
+}
+
+/// Factors to begin with from peft.adapter_path. What the job says of the adapter must be what the
+/// files say: nothing that the user wrote is changed in silence.
+void start_from(const fs::path& path, peft::LoraAdapter& adapter) {
+  const auto files = peft::read_adapter(path);
+  for (const auto& layer : adapter.layers()) {
+    const double saved = files.config.scale_of(layer->path());
+    if (files.factors.contains(peft::factor_key(layer->path(), 'A')) && saved != layer->scale())
+      throw ConfigError("peft.lora_alpha: " + layer->path() + " is scaled by " +
+                        std::to_string(layer->scale()) + " in the job (lora_alpha over r) and by " +
+                        std::to_string(saved) + " in " + path.string());
+  }
+  peft::load_factors(files, adapter);
+}
+
+/// Loss of the last step that metrics.jsonl holds.
+std::optional<double> last_loss(const fs::path& metrics) {
+  std::ifstream in(metrics);
+  std::optional<double> loss;
+  for (std::string line; std::getline(in, line);) {
+    const auto row = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (row.is_object() && row.contains("loss") && row["loss"].is_number())
+      loss = row["loss"].get<double>();
+  }
+  return loss;
+}
+
+nlohmann::ordered_json result_json(const RunDirectory& directory, std::int64_t steps,
+                                   std::optional<double> loss,
+                                   const std::optional<Checkpoint>& checkpoint) {
+  const auto or_null = [](const auto& value) {
+    return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json();
+  };
+  const bool has_adapter = fs::exists(directory.adapter());
+  nlohmann::ordered_json out = {{"steps", steps},
+                                {"loss", or_null(loss)},
+                                {"tokens_per_second", nullptr},
+                                {"peak_rss_bytes", peak_rss_bytes()}};
+  out["adapter"] =
+      has_adapter ? nlohmann::ordered_json(directory.adapter().string()) : nlohmann::ordered_json();
+  out["output_dir"] = directory.path().string();
+  out["resumed_from"] =
+      checkpoint ? nlohmann::ordered_json(checkpoint->path.string()) : nlohmann::ordered_json();
+  return out;
+}
+
+class TrainCommand {
+ public:
+  explicit TrainCommand(const TrainOptions& options)
+      : options_(options),
+        config_(read_run_config(options.job, options.overrides)),
+        directory_(config_.output.dir) {
+    if (config_.output.resume || !directory_.used()) return;
+    throw ConfigError("output.dir: " + directory_.path().string() +
+                      " holds an earlier run and the job does not resume; name another directory");
+  }
+
+  int operator()() {
+    set_threads(config_.train.threads);
+    open();
+    if (checkpoint_ && is_finished(directory_, *checkpoint_, data_.total_steps)) return finished();
+    load();
+    models::write_durable_file(directory_.config(), to_yaml(config_));
+    const InterruptGuard guard;
+    const auto group = distributed::make_single_group();
+    const auto result = train_sft({.config = config_,
+                                   .model = *model_,
+                                   .adapter = *adapter_,
+                                   .train = data_.train,
+                                   .eval = data_.eval.examples.empty() ? nullptr : &data_.eval,
+                                   .base_model = config_.model.name_or_path.string(),
+                                   .fingerprints = fingerprints_,
+                                   .checkpoint = checkpoint_ ? &*checkpoint_ : nullptr,
+                                   .group = *group});
+    if (!result.interrupted) write_final_adapter();
+    report(result);
+    return result.interrupted ? kInterruptedExit : 0;
+  }
+
+ private:
+  /// Everything that can be wrong in job, model files, data and run directory, before a weight is
+  /// read.
+  void open() {
+    for (const auto& note : config_.notes) log_info(note);
+    precision_ = choose_precision(config_.model);
+    pretrained_ = models::open_pretrained(config_.model.name_or_path);
+    {
+      const auto shell = models::make_causal_lm(pretrained_.config_json, pretrained_.config_file);
+      log_info("model: " + describe_model(*shell, pretrained_, precision_));
+      log_info("adapter: " + describe_adapter(*seat_new_adapter(*shell, config_)));
+    }
+    data_ = load_job_data(config_, pretrained_);
+    for (const auto& line : describe_data(data_, config_)) log_info(line);
+    fingerprints_ = fingerprints(pretrained_, data_.train, data_.eval, precision_);
+
+    std::vector<std::string> warnings;
+    checkpoint_ = CheckpointFolder(directory_.checkpoints(), config_.output.save_total_limit)
+                      .newest(warnings);
+    for (const auto& line : warnings) log_warn(line);
+    if (checkpoint_) check_resumable(directory_, config_, *checkpoint_, fingerprints_);
+  }
+
+  void load() {
+    log_info("a sample, what is learnt in [[ ]]:\n" +
+             sample_text(data_, *pretrained_.tokenizer, /*max_characters=*/600));
+    model_ = load_weights(pretrained_, precision_);
+    adapter_ = seat_new_adapter(*model_, config_);
+    if (checkpoint_) {
+      peft::load_factors(checkpoint_->adapter, *adapter_);
+      log_info("resuming behind step " + std::to_string(checkpoint_->state.step) + " of " +
+               std::to_string(data_.total_steps) + ", from " + checkpoint_->path.string());
+    } else if (!config_.adapter_path.empty()) {
+      start_from(config_.adapter_path, *adapter_);
+      log_info("starting from " + config_.adapter_path.string());
+    }
+  }
+
+  void write_final_adapter() const {
+    fs::create_directories(directory_.adapter());
+    peft::write_adapter(*adapter_, config_.model.name_or_path.string(), directory_.adapter());
+    models::flush_directory(directory_.adapter());
+  }
+
+  int finished() const {
+    log_info("finished: all " + std::to_string(data_.total_steps) + " steps were done before; " +
+             "the adapter is in " + directory_.adapter().string());
+    if (options_.json)
+      std::cout << result_json(directory_, checkpoint_->state.step,
+                               last_loss(directory_.path() / "metrics.jsonl"), checkpoint_)
+                << '\n';
+    return 0;
+  }
+
+  void report(const SftResult& result) const {
+    const auto curve = draw_curve(result.losses, /*width=*/72, /*height=*/8);
+    if (!curve.empty() && result.losses.size() > 1) log_info("loss by step:\n" + curve);
+    if (result.interrupted) {
+      log_warn("interrupted behind step " + std::to_string(result.steps) + " of " +
+               std::to_string(result.total_steps) +
+               (result.steps > 0 ? ", which is saved" : ", nothing is to be saved") +
+               "; the same command goes on from there");
+    } else {
+      log_info("adapter: " + directory_.adapter().string());
+    }
+    if (!options_.json) return;
+    auto out = result_json(directory_, result.steps, result.loss, checkpoint_);
+    out["tokens_per_second"] = result.tokens_per_second;
+    out["total_steps"] = result.total_steps;
+    out["interrupted"] = result.interrupted;
+    if (result.eval) out["eval_loss"] = mean_loss(*result.eval);
+    std::cout << out << '\n';
+  }
+
+  const TrainOptions& options_;
+  RunConfig config_;
+  RunDirectory directory_;
+  Precision precision_;
+  models::Pretrained pretrained_;
+  JobData data_;
+  std::map<std::string, std::string> fingerprints_;
+  std::optional<Checkpoint> checkpoint_;
+  std::unique_ptr<models::CausalLM> model_;
+  std::unique_ptr<peft::LoraAdapter> adapter_;
+};
+
+int train(TrainOptions options) {
+  refuse_several_ranks();
+  if (options.quiet) set_log_level(LogLevel::Warn);
+  if (options.threads > 0)
+    options.overrides.push_back("train.threads=" + std::to_string(options.threads));
+  return TrainCommand(options)();
+}
+
+}  // namespace
+
+void add_train(CLI::App& app, Action& action) {
+  auto* command = app.add_subcommand("train", "Train an adapter, or go on with a run");
+  auto options = std::make_shared<TrainOptions>();
+  command->add_option("job", options->job, "the job file (YAML)")->required();
+  command->add_option("--set", options->overrides, "override one value: --set peft.r=8")
+      ->allow_extra_args(false);
+  command->add_option("--threads", options->threads, "threads; as --set train.threads=N")
+      ->check(CLI::PositiveNumber);
+  command->add_flag("--json", options->json, "print the result as JSON on standard output");
+  command->add_flag("--quiet", options->quiet, "warnings and errors only");
+  command->callback([options, &action] { action = [options] { return train(*options); }; });
+}
+
+}  // namespace tailor::trainer::cli
