@@ -95,7 +95,7 @@ def run_peft(arguments: argparse.Namespace, data: pathlib.Path, dtype: str) -> R
 
 def gemm_gflops(arguments: argparse.Namespace) -> dict[str, float]:
     environment = dict(os.environ, OMP_NUM_THREADS=str(arguments.threads))
-    output, _ = run([arguments.tailor, "bench", "gemm", "--json"], env=environment, stderr=subprocess.DEVNULL)
+    output, _ = run([arguments.tailor, "bench", "gemm", "--json", "--threads", arguments.threads], stderr=subprocess.DEVNULL)
     result = json.loads(output)
     peaks = {dtype: result.get(f"{dtype}_gflops") or 0.0 for dtype in ("float32", "bfloat16")}
     # bfloat16 weights may be multiplied either way: the faster one is the bound.
