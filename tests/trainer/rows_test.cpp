@@ -190,6 +190,22 @@ TEST_CASE("a line that is too long is passed over without being held", "[data]")
   CHECK_FALSE(lines.next(line));
 }
 
+TEST_CASE("strings between zero bytes come as they are", "[data]") {
+  const TemporaryFile file(
+      std::string("\xEF\xBB\xBF"
+                  "a\r\0\0b\n\0",
+                  10));
+  LineReader strings(file.path(), '\0');
+  std::string text;
+  for (const std::string expected : {"\xEF\xBB\xBF"
+                                     "a\r",
+                                     "", "b\n"}) {
+    REQUIRE(strings.next(text));
+    CHECK(text == expected);
+  }
+  CHECK_FALSE(strings.next(text));
+}
+
 TEST_CASE("lines are whole where they cross the reader's blocks", "[data]") {
   std::string content;
   std::vector<std::string> expected;

@@ -59,8 +59,9 @@ bool LineReader::next(std::string& line) {
   if (!any) return false;
   ++line_number_;
   if (too_long_) line.clear();
+  if (separator_ != '\n') return true;
   if (line_number_ == 1 && line.starts_with(kByteOrderMark)) line.erase(0, 3);
-  if (separator_ == '\n' && line.ends_with('\r')) line.pop_back();
+  if (line.ends_with('\r')) line.pop_back();
   return true;
 }
 
