@@ -77,8 +77,7 @@ def run_tailor(arguments: argparse.Namespace, data: pathlib.Path, dtype: str) ->
         }
         path = pathlib.Path(directory, "job.yaml")
         path.write_text(json.dumps(job, indent=1))
-        environment = dict(os.environ, OMP_NUM_THREADS=str(arguments.threads))
-        _, peak_bytes = run([arguments.tailor, "train", path, "--json"], env=environment, stderr=subprocess.DEVNULL)
+        _, peak_bytes = run([arguments.tailor, "train", path, "--json"], stderr=subprocess.DEVNULL)
         lines = [json.loads(line) for line in pathlib.Path(directory, "run/metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "step_time_s" in line]
     return summarize([step["step_time_s"] for step in steps], steps[0]["loss"], peak_bytes)
@@ -94,8 +93,8 @@ def run_peft(arguments: argparse.Namespace, data: pathlib.Path, dtype: str) -> R
 
 
 def gemm_gflops(arguments: argparse.Namespace) -> dict[str, float]:
-    environment = dict(os.environ, OMP_NUM_THREADS=str(arguments.threads))
-    output, _ = run([arguments.tailor, "bench", "gemm", "--json", "--threads", arguments.threads], stderr=subprocess.DEVNULL)
+    command = [arguments.tailor, "bench", "gemm", "--json", "--threads", arguments.threads]
+    output, _ = run(command, stderr=subprocess.DEVNULL)
     result = json.loads(output)
     peaks = {dtype: result.get(f"{dtype}_gflops") or 0.0 for dtype in ("float32", "bfloat16")}
     # bfloat16 weights may be multiplied either way: the faster one is the bound.
