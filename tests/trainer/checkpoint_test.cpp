@@ -1,0 +1,273 @@
+#include "trainer/checkpoint/checkpoint.hpp"
+
+#include <ATen/ops/equal.h>
+#include <ATen/ops/randn.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <csignal>
+#include <fstream>
+#include <sstream>
+#include <system_error>
+
+#include "configs/reader.hpp"
+#include "models/families/causal_lm.hpp"
+#include "models/files/file_error.hpp"
+#include "trainer/checkpoint/resume.hpp"
+#include "trainer/checkpoint/run_directory.hpp"
+
+namespace tailor::trainer {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A folder of its own that goes with the test.
+struct Folder {
+  Folder() {
+    std::string name = (fs::temp_directory_path() / "tailor-checkpoint-XXXXXX").string();
+    path = mkdtemp(name.data());
+  }
+  ~Folder() { fs::remove_all(path); }
+  fs::path path;
+};
+
+/// An adapter on a tiny model without weights, and a state that fits it.
+struct Run {
+  Run() {
+    const auto file = fs::path(TAILOR_GOLDEN) / "tiny_llama" / "config.json";
+    std::ifstream in(file);
+    std::ostringstream text;
+    text << in.rdbuf();
+    model = models::make_causal_lm(text.str(), file.string());
+    peft::LoraConfig config;
+    config.r = 4;
+    adapter = std::make_unique<peft::LoraAdapter>(*model, config, /*seed=*/1);
+  }
+  TrainState state(std::int64_t step) const {
+    TrainState out{.step = step,
+                   .data = {.epoch = 1, .row = step},
+                   .num_tokens = 100 * step,
+                   .guards = {.above_max_loss = 1, .moving_steps = 10},
+                   .num_updates = step};
+    out.fingerprints = {{"model", "0123"}};
+    for (const auto& [name, parameter] : named_parameters(*adapter)) {
+      out.first_moment.emplace_back(name, at::randn(parameter.sizes()));
+      out.second_moment.emplace_back(name, at::randn(parameter.sizes()));
+    }
+    return out;
+  }
+  std::unique_ptr<models::CausalLM> model;
+  std::unique_ptr<peft::LoraAdapter> adapter;
+};
+
+std::vector<std::string> names_in(const fs::path& directory) {
+  std::vector<std::string> out;
+  for (const auto& entry : fs::directory_iterator(directory))
+    out.push_back(entry.path().filename().string());
+  std::ranges::sort(out);
+  return out;
+}
+
+void flip_byte(const fs::path& file, std::int64_t from_end) {
+  std::fstream io(file, std::ios::in | std::ios::out | std::ios::binary);
+  io.seekg(-from_end, std::ios::end);
+  const auto byte = static_cast<char>(io.get() ^ 1);
+  io.seekp(-from_end, std::ios::end);
+  io.put(byte);
+}
+
+using Names = std::vector<std::string>;
+
+}  // namespace
+
+TEST_CASE("what is saved is what is read") {
+  const Run run;
+  const Folder folder;
+  const CheckpointFolder checkpoints(folder.path, 3);
+  const auto state = run.state(200);
+  const auto path = checkpoints.save(state, *run.adapter, "base");
+  CHECK(path.filename() == "step-000200");
+  CHECK(names_in(path) == Names{"adapter_config.json", "adapter_model.safetensors",
+                                "optimizer.safetensors", "trainer_state.json"});
+  Names warnings;
+  const auto saved = checkpoints.newest(warnings);
+  REQUIRE(saved);
+  CHECK(warnings.empty());
+  CHECK(saved->state.step == 200);
+  CHECK(saved->state.data.epoch == 1);
+  CHECK(saved->state.data.row == 200);
+  CHECK(saved->state.num_tokens == 20'000);
+  CHECK(saved->state.guards == state.guards);
+  CHECK(saved->state.num_updates == 200);
+  CHECK(saved->state.fingerprints == state.fingerprints);
+  REQUIRE(saved->state.second_moment.size() == state.second_moment.size());
+  for (std::size_t i = 0; i < state.first_moment.size(); ++i) {
+    CHECK(saved->state.first_moment[i].first == state.first_moment[i].first);
+    CHECK(at::equal(saved->state.first_moment[i].second, state.first_moment[i].second));
+    CHECK(at::equal(saved->state.second_moment[i].second, state.second_moment[i].second));
+  }
+  const auto parameters = named_parameters(*run.adapter);
+  CHECK(saved->adapter.factors.size() == parameters.size());
+  CHECK(at::equal(saved->adapter.factors.at("base_model.model." + parameters[0].first),
+                  parameters[0].second));
+}
+
+TEST_CASE("only the newest checkpoints are kept, ordered by number") {
+  const Run run;
+  const Folder folder;
+  const CheckpointFolder checkpoints(folder.path, 2);
+  for (const std::int64_t step : {999'999, 1'000'000, 1'000'001})
+    checkpoints.save(run.state(step), *run.adapter, "base");
+  CHECK(names_in(folder.path) == Names{"step-1000000", "step-1000001"});
+  const CheckpointFolder all(folder.path, std::nullopt);
+  all.save(run.state(1'000'002), *run.adapter, "base");
+  CHECK(all.list().size() == 3);
+}
+
+TEST_CASE("what a killed process left half written is removed") {
+  const Run run;
+  const Folder folder;
+  fs::create_directories(folder.path / ".tmp-step-000010");
+  std::ofstream(folder.path / ".tmp-step-000010" / "optimizer.safetensors") << "half";
+  const CheckpointFolder checkpoints(folder.path, 2);
+  CHECK(names_in(folder.path).empty());
+  Names warnings;
+  CHECK_FALSE(checkpoints.newest(warnings));
+}
+
+TEST_CASE("a damaged checkpoint is named and the one before it is used") {
+  const Run run;
+  const Folder folder;
+  const CheckpointFolder checkpoints(folder.path, 3);
+  checkpoints.save(run.state(10), *run.adapter, "base");
+  const auto last = checkpoints.save(run.state(20), *run.adapter, "base");
+  const std::string file = GENERATE("adapter_model.safetensors", "adapter_config.json",
+                                    "optimizer.safetensors", "trainer_state.json");
+  SECTION("one bit is flipped") { flip_byte(last / file, 40); }
+  SECTION("cut off") { fs::resize_file(last / file, fs::file_size(last / file) - 7); }
+  SECTION("empty") { fs::resize_file(last / file, 0); }
+  SECTION("missing") { fs::remove(last / file); }
+  Names warnings;
+  const auto found = checkpoints.newest(warnings);
+  REQUIRE(found);
+  CHECK(found->state.step == 10);
+  REQUIRE(warnings.size() == 1);
+  CHECK_THAT(warnings[0], Catch::Contains("step-000020") && Catch::Contains(file));
+}
+
+TEST_CASE("where no checkpoint is whole nothing is begun anew in silence") {
+  const Run run;
+  const Folder folder;
+  const CheckpointFolder checkpoints(folder.path, 3);
+  fs::remove(checkpoints.save(run.state(10), *run.adapter, "base") / "trainer_state.json");
+  Names warnings;
+  CHECK_THROWS_AS(checkpoints.newest(warnings), models::FileError);
+}
+
+TEST_CASE("a damaged checkpoint is replaced when its step is saved again") {
+  const Run run;
+  const Folder folder;
+  const CheckpointFolder checkpoints(folder.path, 3);
+  fs::remove(checkpoints.save(run.state(10), *run.adapter, "base") / "trainer_state.json");
+  checkpoints.save(run.state(10), *run.adapter, "base");
+  Names warnings;
+  CHECK(checkpoints.newest(warnings)->state.step == 10);
+  CHECK(warnings.empty());
+}
+
+TEST_CASE("a write that fails leaves the checkpoints from before and nothing else") {
+  const Run run;
+  const Folder folder;
+  const CheckpointFolder checkpoints(folder.path, 3);
+  checkpoints.save(run.state(10), *run.adapter, "base");
+  // In a child, since a limit on the size of files holds for the whole process. Like a full disk it
+  // makes a write fail in the middle.
+  const pid_t child = fork();
+  if (child == 0) {
+    std::signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit{.rlim_cur = 4096, .rlim_max = 4096};
+    setrlimit(RLIMIT_FSIZE, &limit);
+    try {
+      checkpoints.save(run.state(20), *run.adapter, "base");
+      _exit(1);
+    } catch (const std::system_error& error) {
+      _exit(std::string(error.what()).find("step-000020") != std::string::npos ? 0 : 2);
+    } catch (...) {
+      _exit(3);
+    }
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 0);
+  CHECK(names_in(folder.path) == Names{"step-000010"});
+  Names warnings;
+  CHECK(checkpoints.newest(warnings)->state.step == 10);
+}
+
+TEST_CASE("a second process is kept out of a run directory") {
+  const Folder folder;
+  const auto locked_out = [&] {
+    const pid_t child = fork();
+    if (child == 0) {
+      try {
+        const RunDirectory second(folder.path / "run");
+        _exit(0);
+      } catch (const configs::ConfigError&) {
+        _exit(2);
+      }
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    return WEXITSTATUS(status) == 2;
+  };
+  {
+    const RunDirectory first(folder.path / "run");
+    CHECK_FALSE(first.used());
+    CHECK(locked_out());
+  }
+  CHECK_FALSE(locked_out());
+}
+
+TEST_CASE("a resume names what would make it another run and lets the rest pass") {
+  RunConfig begun;
+  begun.task = "sft";
+  begun.peft.emplace();
+  auto now = begun;
+  CHECK(compare_configs(begun, now).refused.empty());
+
+  now.peft->r = 8;
+  now.train.seed = 43;
+  now.data.max_length = 512;
+  now.train.max_steps = 500;
+  now.output.save_steps = 7;
+  const auto differences = compare_configs(begun, now);
+  CHECK(differences.refused == Names{"peft.r: begun with 16, now 8",
+                                     "data.max_length: begun with 1024, now 512",
+                                     "train.seed: begun with 42, now 43"});
+  CHECK(differences.noted == Names{"train.max_steps: begun with none, now 500",
+                                   "output.save_steps: begun with 50, now 7"});
+}
+
+TEST_CASE("rows a step may be cut otherwise by a resume, not be others") {
+  RunConfig begun;
+  begun.train.per_device_train_batch_size = 8;
+  auto now = begun;
+  now.train.per_device_train_batch_size = 2;
+  now.train.gradient_accumulation_steps = 4;
+  CHECK(compare_configs(begun, now).refused.empty());
+  now.train.gradient_accumulation_steps = 2;
+  CHECK(compare_configs(begun, now).refused.size() == 1);
+}
+
+TEST_CASE("a fingerprint that is missing or another is named") {
+  CHECK(compare_fingerprints({{"model", "1"}, {"data", "2"}}, {{"model", "1"}, {"data", "2"}})
+            .empty());
+  CHECK(compare_fingerprints({{"model", "1"}}, {{"model", "3"}, {"data", "2"}}) ==
+        Names{"data", "model"});
+}
+
+}  // namespace tailor::trainer
