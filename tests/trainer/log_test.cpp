@@ -5,12 +5,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <catch2/catch.hpp>
+#include <cctype>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <regex>
 #include <sstream>
 
 #include "trainer/metrics/reporter.hpp"
@@ -117,10 +118,12 @@ TEST_CASE("a line in a file begins with time and level", "[metrics]") {
     log_error("third");
     set_status_line("never in a file");
   });
-  const std::regex expected(R"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} info: first \{\} %s\n)"
-                            R"(\S+ \S+ warning: second\n\S+ \S+ error: third\n)");
-  CAPTURE(text);
-  CHECK(std::regex_match(text, expected));
+  std::string shape = text;
+  std::replace_if(
+      shape.begin(), shape.end(), [](unsigned char c) { return std::isdigit(c) != 0; }, 'd');
+  const std::string time = "dddd-dd-dd dd:dd:dd.ddd ";
+  CHECK(shape ==
+        time + "info: first {} %s\n" + time + "warning: second\n" + time + "error: third\n");
 }
 
 TEST_CASE("a level silences the lines below it", "[metrics]") {
