@@ -1,6 +1,8 @@
 #pragma once
 
 #include <stdexcept>
+#include <string>
+#include <string_view>
 
 namespace tailor::models {
 
@@ -9,5 +11,9 @@ namespace tailor::models {
 class FileError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
+
+/// A name out of a file, in quotes, for a message: cut where it is long, with every byte that is
+/// not printable ASCII written as \x...
+std::string in_quotes(std::string_view name);
 
 }  // namespace tailor::models

@@ -16,13 +16,15 @@ namespace tailor::models {
 
 /// A metadata value. Arrays hold one kind of scalar; integers are widened.
 struct GgufValue {
-  using Array = std::variant<std::vector<std::int64_t>, std::vector<double>, std::vector<std::string>>;
+  using Array =
+      std::variant<std::vector<std::int64_t>, std::vector<double>, std::vector<std::string>>;
   std::variant<bool, std::int64_t, std::uint64_t, double, std::string, Array> value;
 };
 
-/// Header of a GGUF file, version 2 or 3 (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md),
-/// checked before anything is allocated: counts against the bytes left, strings within the file,
-/// offsets aligned, tensors inside the file and without overlap.
+/// Header of a GGUF file, version 2 or 3
+/// (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), checked before anything is
+/// allocated: counts against the bytes left, strings within the file, offsets aligned, tensors
+/// inside the file and without overlap.
 struct GgufHeader {
   struct Tensor : TensorEntry {
     std::uint32_t type;   // ggml_type

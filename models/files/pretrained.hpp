@@ -23,8 +23,8 @@ struct GenerationConfig {
 /// Everything a pretrained model's files say, from a HF directory (config.json, tokenizer.json,
 /// tokenizer_config.json, generation_config.json, model.safetensors or its sharded index) or from
 /// one GGUF file. Weights are not read yet: `tensors` maps them. Names are HF's checkpoint keys in
-/// either case: GGUF's "blk.0.attn_q.weight" is "model.layers.0.self_attn.q_proj.weight", and the row
-/// permutation that GGUF writers apply to q and k of the llama architecture is undone.
+/// either case: GGUF's "blk.0.attn_q.weight" is "model.layers.0.self_attn.q_proj.weight", and the
+/// row permutation that GGUF writers apply to q and k of the llama architecture is undone.
 struct Pretrained {
   std::filesystem::path path;
   std::string config_json;  // config.json, or the same document made from GGUF metadata

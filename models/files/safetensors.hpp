@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -13,8 +14,8 @@
 namespace tailor::models {
 
 /// The header of a safetensors file, checked: length prefix within the file and at most 100,000,000
-/// bytes, JSON without duplicate keys, known dtypes, offsets in order without holes or overlaps, byte
-/// counts equal to shape x dtype without overflow.
+/// bytes, JSON without duplicate keys, known dtypes, offsets in order without holes or overlaps,
+/// byte counts equal to shape x dtype without overflow.
 struct SafetensorsHeader {
   struct Tensor : TensorEntry {
     std::uint64_t begin;  // bytes from the start of the file
@@ -38,8 +39,9 @@ std::shared_ptr<const SafetensorsFile> open_safetensors(const std::filesystem::p
 std::shared_ptr<const TensorSource> open_sharded_safetensors(const std::filesystem::path& index);
 
 /// Writes to a temporary name beside `file`, flushes it to disk and renames. Tensors in the given
-/// order; contiguous copies are made as needed. Throws std::system_error naming the file when the
-/// disk is full.
+/// order, but larger element sizes first, so that every tensor is aligned; contiguous copies are
+/// made as needed. Throws std::system_error naming the file when the disk is full; then nothing is
+/// left. Tensor by tensor: models/files/safetensors_writer.hpp.
 void write_safetensors(const std::filesystem::path& file,
                        const std::vector<std::pair<std::string, at::Tensor>>& tensors,
                        const std::map<std::string, std::string>& metadata);
