@@ -40,7 +40,8 @@ class Section {
   bool has(const std::string& key) const;  // present and not null; does not consume
 
   Section section(const std::string& key, bool required = false);  // absent: an empty section
-  std::vector<Section> sections(const std::string& key);  // a list of mappings; absent: none
+  /// A list of mappings, of at least one where `required`; absent: none.
+  std::vector<Section> sections(const std::string& key, bool required = false);
 
   std::int64_t integer(const std::string& key, std::optional<std::int64_t> fallback = {},
                        std::int64_t min = std::numeric_limits<std::int64_t>::min(),
@@ -68,6 +69,8 @@ class Section {
   bool is_boolean(const std::string& key) const;
   bool is_integer(const std::string& key) const;  // a number without point and exponent
   bool is_empty(const std::string& key) const;    // null, false, "", [] or {}; does not consume
+
+  bool failed(const std::string& key) const;  // a problem of this key is noted
 
   /// `alias` is another framework's word for `key`: accepted with a note that names both; both
   /// given is a problem. Call before reading `key`.

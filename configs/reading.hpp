@@ -44,7 +44,7 @@ struct SectionState {
   std::string path;            // "" at the root, else "peft", "data.train[0]"
   bool broken = false;         // a problem of the section itself is noted: no more about its keys
   bool finished = false;
-  std::set<std::string> asked;
+  std::set<std::string> asked, failed;
   std::map<std::string, std::string> aliases, redirects;
   std::map<std::string, std::string> renamed;         // keys that the document gives by an alias
   std::vector<std::pair<std::string, Field>> fields;  // of a describing document
@@ -94,6 +94,8 @@ struct Section::Impl {
   const Value* find(const std::string& key);
   const Value* peek(const std::string& key) const;
   void describe(const std::string& key, Field field);
+  /// Notes "place: path: text" of a key or of what is inside its value ("train[0]").
+  void note(const Mark& mark, const std::string& key, const std::string& text);
   /// A value is missing or is not what was expected.
   void missing(const std::string& key, const std::string& expected);
   void wrong(const std::string& key, const Value& value, const std::string& expected);

@@ -41,6 +41,12 @@ Json one_or_list(const Json& item) {
   return {{"anyOf", {item, {{"type", "array"}, {"items", item}}}}};
 }
 
+Json list_of(const Json& item, bool required) {
+  Json out{{"type", "array"}, {"items", item}};
+  if (required) out["minItems"] = 1;
+  return out;
+}
+
 Json value_of(const Reading& reading, const std::string& path, const Field& field) {
   switch (field.type) {
     case Type::Integer:
@@ -64,7 +70,7 @@ Json value_of(const Reading& reading, const std::string& path, const Field& fiel
     case Type::Section:
       return object_of(reading, path);
     case Type::Sections:
-      return {{"type", "array"}, {"items", object_of(reading, path + "[0]")}};
+      return list_of(object_of(reading, path + "[0]"), field.required);
   }
   return {};
 }
@@ -92,7 +98,7 @@ Json object_of(const Reading& reading, const std::string& path) {
   Json properties = Json::object(), required = Json::array();
   for (const auto& [key, field] : section.fields) {
     auto schema = value_of(reading, section.path_of(key), field);
-    const bool is_required = field.required || schema.contains("required");
+    const bool is_required = field.required || schema.contains("required");  // inside a section
     if (is_required)
       required.push_back(key);
     else

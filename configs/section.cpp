@@ -43,8 +43,14 @@ const char* chosen(const Value& value, std::initializer_list<const char*> choice
 }
 
 std::string suggested(const Value& value, std::initializer_list<const char*> choices) {
+  if (choices.size() == 1) return "";
   const auto near = nearest(value.text, {choices.begin(), choices.end()});
   return near.empty() ? "" : "; did you mean \"" + near + "\"?";
+}
+
+/// Without its quotes the text would be another kind of value.
+bool quotes_matter(const Value& value) {
+  return value.quoted && !value.text.empty() && kind_of_plain(value.text) != Kind::Text;
 }
 
 std::vector<std::string> strings(std::initializer_list<const char*> choices) {
@@ -81,17 +87,19 @@ void Section::Impl::describe(const std::string& key, Field field) {
   if (known == state.fields.end()) state.fields.emplace_back(key, std::move(field));
 }
 
+void Section::Impl::note(const Mark& mark, const std::string& key, const std::string& text) {
+  state.failed.insert(key.substr(0, key.find_first_of("[.")));
+  reading->note(mark, state.path_of(key), text);
+}
+
 void Section::Impl::missing(const std::string& key, const std::string& expected) {
   if (state.broken) return;
   const auto* null = state.map == nullptr ? nullptr : state.map->find(key);
-  reading->note(null == nullptr ? state.mark : null->key_mark, state.path_of(key),
-                "missing; " + expected);
+  note(null == nullptr ? state.mark : null->key_mark, key, "missing; " + expected);
 }
 
 void Section::Impl::wrong(const std::string& key, const Value& value, const std::string& expected) {
-  const bool quotes_matter = value.quoted && kind_of_plain(value.text) != Kind::Text;
-  reading->note(value.mark, state.path_of(key),
-                expected + found(value) + (quotes_matter ? " in quotes" : ""));
+  note(value.mark, key, expected + found(value) + (quotes_matter(value) ? " in quotes" : ""));
 }
 
 std::shared_ptr<Section::Impl> Section::Impl::child(const std::string& path, const Value* map,
@@ -134,6 +142,8 @@ bool Section::is_empty(const std::string& key) const {
   if (value->kind == Kind::Boolean) return value->text[0] == 'f' || value->text[0] == 'F';
   return value->kind == Kind::Text && value->text.empty();
 }
+
+bool Section::failed(const std::string& key) const { return impl_->state.failed.contains(key); }
 
 std::int64_t Section::integer(const std::string& key, std::optional<std::int64_t> fallback,
                               std::int64_t min, std::int64_t max) {
@@ -211,10 +221,9 @@ std::string Section::choice(const std::string& key, std::initializer_list<const 
   } else if (const auto* choice = chosen(*value, choices)) {
     return choice;
   } else {
-    const auto quotes_matter = value->quoted && kind_of_plain(value->text) != Kind::Text;
-    impl_->reading->note(value->mark, impl_->state.path_of(key),
-                         listed(choices) + found(*value) +
-                             (quotes_matter ? " in quotes" : suggested(*value, choices)));
+    impl_->note(value->mark, key,
+                listed(choices) + found(*value) +
+                    (quotes_matter(*value) ? " in quotes" : suggested(*value, choices)));
   }
   return *choices.begin();
 }
@@ -234,8 +243,7 @@ std::vector<std::string> Section::choices(const std::string& key,
       continue;
     }
     const auto where = list ? key + '[' + std::to_string(i) + ']' : key;
-    impl_->reading->note(item.mark, impl_->state.path_of(where),
-                         listed(choices) + found(item) + suggested(item, choices));
+    impl_->note(item.mark, where, listed(choices) + found(item) + suggested(item, choices));
   }
   return out;
 }

@@ -27,17 +27,23 @@ Section Section::section(const std::string& key, bool required) {
                               is_map ? value->mark : impl_->state.mark, broken));
 }
 
-std::vector<Section> Section::sections(const std::string& key) {
-  impl_->describe(key, {.type = Type::Sections});
+std::vector<Section> Section::sections(const std::string& key, bool required) {
+  impl_->describe(key, {.type = Type::Sections, .required = required});
+  constexpr auto kExpected = "expected a list of sections";
   const auto* value = impl_->find(key);
   const auto path = impl_->state.path_of(key);
   std::vector<Section> out;
   if (impl_->reading->describes) out.emplace_back(impl_->child(item(path, 0), nullptr, {}, false));
-  if (value == nullptr) return out;
-  if (value->kind != Kind::List) {
-    impl_->wrong(key, *value, "expected a list of sections");
+  if (value == nullptr) {
+    if (required) impl_->missing(key, kExpected);
     return out;
   }
+  if (value->kind != Kind::List) {
+    impl_->wrong(key, *value, kExpected);
+    return out;
+  }
+  if (required && value->children.empty())
+    impl_->note(value->mark, key, std::string(kExpected) + ", found an empty list");
   for (std::size_t i = 0; i < value->children.size(); ++i) {
     const auto& child = value->children[i];
     if (child.kind == Kind::Map)
@@ -59,8 +65,7 @@ std::vector<std::string> Section::names(const std::string& key, bool required) {
   if (value->kind == Kind::Text && !value->text.empty()) return {value->text};
   if (value->kind != Kind::List || (required && value->children.empty())) {
     const bool empty = value->kind == Kind::List;
-    impl_->reading->note(value->mark, impl_->state.path_of(key),
-                         kExpected + (empty ? ", found an empty list" : found(*value)));
+    impl_->note(value->mark, key, kExpected + (empty ? ", found an empty list" : found(*value)));
     return {};
   }
   std::vector<std::string> out;
@@ -116,8 +121,7 @@ void Section::alias(const std::string& alias, const std::string& key) {
   const auto* given = impl_->find(alias);
   if (given == nullptr) return;
   if (impl_->peek(key) != nullptr)
-    return impl_->reading->note(given->key_mark, state.path_of(alias),
-                                "the same as \"" + key + "\", which is given too");
+    return impl_->note(given->key_mark, alias, "the same as \"" + key + "\", which is given too");
   impl_->reading->notes.push_back(impl_->reading->place(given->key_mark) + ": " +
                                   state.path_of(alias) + ": read as " + state.path_of(key));
   state.renamed[key] = alias;
@@ -134,8 +138,7 @@ void Section::reject(const std::string& key, const std::string& expected) {
 
 void Section::report(const std::string& key, const std::string& problem) {
   const auto* value = impl_->find(key);
-  impl_->reading->note(value == nullptr ? impl_->state.mark : value->mark,
-                       impl_->state.path_of(key), problem);
+  impl_->note(value == nullptr ? impl_->state.mark : value->mark, key, problem);
 }
 
 std::string Section::place(const std::string& key) const {

@@ -44,30 +44,30 @@ struct TrainConfig {
   double learning_rate = 2e-4;
   Schedule lr_scheduler_type = Schedule::Cosine;
   std::optional<std::int64_t> warmup_steps;
-  double warmup_ratio = 0.0;       // used where warmup_steps is absent
-  double decay_ratio = 0.1;        // wsd: share of the steps that decays
-  double min_lr_ratio = 0.0;       // linear, cosine, wsd end at this share of learning_rate
+  double warmup_ratio = 0.0;  // used where warmup_steps is absent
+  double decay_ratio = 0.1;   // wsd: share of the steps that decays
+  double min_lr_ratio = 0.0;  // linear, cosine, wsd end at this share of learning_rate
   std::optional<std::int64_t> max_steps;
-  double num_train_epochs = 3.0;   // where max_steps is absent
+  double num_train_epochs = 3.0;  // where max_steps is absent
   std::int64_t per_device_train_batch_size = 8;
   std::int64_t per_device_eval_batch_size = 8;
   std::int64_t gradient_accumulation_steps = 1;
-  double max_grad_norm = 1.0;      // 0: off
+  double max_grad_norm = 1.0;  // 0: off
   double weight_decay = 0.0, adam_beta1 = 0.9, adam_beta2 = 0.999, adam_epsilon = 1e-8;
-  double max_loss = 0.0;           // divergence guard: loss above it ...
+  double max_loss = 0.0;               // divergence guard: loss above it ...
   std::int64_t max_loss_patience = 3;  // ... for so many steps stops the job; max_loss 0: off
   std::uint64_t seed = 42;
-  std::int64_t threads = 0;        // 0: one a core
+  std::int64_t threads = 0;  // 0: one a core
 };
 
 struct OutputConfig {
-  std::filesystem::path dir;       // resolved against the job file
-  std::int64_t save_steps = 50;    // 0: only at the end
+  std::filesystem::path dir;     // resolved against the job file
+  std::int64_t save_steps = 50;  // 0: only at the end
   std::optional<std::int64_t> save_total_limit = 3;
   std::int64_t logging_steps = 1;
-  std::int64_t eval_steps = 50;    // 0: only at the end
+  std::int64_t eval_steps = 50;           // 0: only at the end
   bool jsonl = true, tensorboard = true;  // report_to
-  bool resume = true;              // resume_from_checkpoint: latest, or false to refuse a used dir
+  bool resume = true;  // resume_from_checkpoint: latest, or false to refuse a used dir
 };
 
 /// A whole job file, checked. Paths are absolute.
@@ -79,13 +79,19 @@ struct RunConfig {
   DataConfig data;
   TrainConfig train;
   OutputConfig output;
-  std::string target_modules_place;  // "job.yaml:9:20: peft.target_modules", for a target without a match
-  std::vector<std::string> notes;    // accepted aliases and the like, one line each, for the log
+  std::string
+      target_modules_place;  // "job.yaml:9:20: peft.target_modules", for a target without a match
+  std::vector<std::string> notes;  // accepted aliases and the like, one line each, for the log
 };
 
 /// Reads and checks a job file with the overrides of --set. Throws configs::ConfigError with every
 /// problem at once; a file that cannot be read is one too.
-RunConfig read_run_config(const std::filesystem::path& job, const std::vector<std::string>& overrides);
+RunConfig read_run_config(const std::filesystem::path& job,
+                          const std::vector<std::string>& overrides);
+
+/// The same from the text of the file, which every rank gets from the first.
+RunConfig parse_run_config(const std::string& text, const std::filesystem::path& job,
+                           const std::vector<std::string>& overrides);
 
 /// The resolved configuration, defaults included, as YAML that read_run_config() accepts.
 std::string to_yaml(const RunConfig& config);

@@ -1,0 +1,122 @@
+#include "peft/lora_config.hpp"
+
+#include <cmath>
+#include <regex>
+
+namespace tailor::peft {
+namespace {
+
+using Pattern = std::vector<std::pair<std::string, double>>;
+
+/// std::regex compiles by recursion: a longer expression may end the stack, and no path is longer.
+constexpr std::size_t kMaxExpression = 1000;
+
+/// What is wrong with a regular expression (ECMAScript), or "".
+std::string problem_of(const std::string& expression) {
+  if (expression.size() > kMaxExpression)
+    return "expected a regular expression of at most " + std::to_string(kMaxExpression) +
+           " bytes, found " + std::to_string(expression.size());
+  try {
+    const std::regex compiled("(.*\\.)?(" + expression + ')');
+    return "";
+  } catch (const std::regex_error& e) {
+    return "expected a regular expression, found \"" + expression + "\" (" + e.what() + ')';
+  }
+}
+
+/// PEFT's get_pattern_key: re.match(rf"(.*\.)?({key})$", path).
+const double* first_match(const Pattern& pattern, const std::string& path) {
+  for (const auto& [expression, value] : pattern) {
+    if (const auto problem = problem_of(expression); !problem.empty())
+      throw configs::ConfigError("rank_pattern or alpha_pattern: " + problem);
+    try {
+      if (std::regex_match(path, std::regex("(.*\\.)?(" + expression + ')'))) return &value;
+    } catch (const std::regex_error&) {  // too costly, found while matching
+      throw configs::ConfigError("the regular expression \"" + expression +
+                                 "\" is too complex for \"" + path + '"');
+    }
+  }
+  return nullptr;
+}
+
+void check_expression(configs::Section& section, const std::string& key,
+                      const std::string& expression) {
+  if (const auto problem = problem_of(expression); !problem.empty()) section.report(key, problem);
+}
+
+Pattern read_pattern(configs::Section& section, const std::string& key, configs::Range range) {
+  auto pattern = section.numbers(key, range);
+  for (const auto& [expression, value] : pattern) check_expression(section, key, expression);
+  return pattern;
+}
+
+/// A list of names, or one string that is a regular expression; the answer is whether it is one.
+bool read_modules(configs::Section& section, const std::string& key,
+                  std::vector<std::string>& modules, bool is_pattern) {
+  auto given = section.names(key, /*required=*/false);
+  if (!section.is_list(key) && given.empty()) return is_pattern;
+  modules = std::move(given);
+  if (section.is_list(key)) return false;
+  check_expression(section, key, modules.front());
+  return true;
+}
+
+void tell_other_words(configs::Section& section) {
+  section.alias("lora_r", "r");
+  section.alias("lora_rank", "r");
+  section.redirect("rank", "r");
+  section.redirect("dim", "r");
+  section.redirect("alpha", "lora_alpha");
+  section.redirect("dropout", "lora_dropout");
+  section.redirect("lora_target", "target_modules");
+  section.redirect("lora_target_modules", "target_modules");
+}
+
+}  // namespace
+
+std::int64_t LoraConfig::rank_of(const std::string& path) const {
+  const auto* value = first_match(rank_pattern, path);
+  return value == nullptr ? r : std::llround(*value);
+}
+
+double LoraConfig::alpha_of(const std::string& path) const {
+  const auto* value = first_match(alpha_pattern, path);
+  return value == nullptr ? lora_alpha : *value;
+}
+
+double LoraConfig::scale_of(const std::string& path) const {
+  const auto rank = static_cast<double>(rank_of(path));
+  return alpha_of(path) / (use_rslora ? std::sqrt(rank) : rank);
+}
+
+LoraConfig read_lora(configs::Section& section) {
+  constexpr std::int64_t kMaxRank = 1 << 20;
+  constexpr configs::Range kPositive{.min = 0.0, .open_min = true};
+  tell_other_words(section);
+  LoraConfig config;
+  config.r = section.integer("r", config.r, 1, kMaxRank);
+  config.lora_alpha = section.number("lora_alpha", config.lora_alpha, kPositive);
+  config.lora_dropout = section.number("lora_dropout", config.lora_dropout,
+                                       {.min = 0.0, .max = 1.0, .open_max = true});
+  config.use_rslora = section.boolean("use_rslora", config.use_rslora);
+  config.target_is_pattern =
+      read_modules(section, "target_modules", config.target_modules, config.target_is_pattern);
+  if (config.target_modules.empty() && !section.failed("target_modules"))
+    section.report("target_modules", "expected the layers to adapt, found an empty list");
+  config.exclude_is_pattern =
+      read_modules(section, "exclude_modules", config.exclude_modules, config.exclude_is_pattern);
+  config.rank_pattern =
+      read_pattern(section, "rank_pattern", {.min = 1.0, .max = static_cast<double>(kMaxRank)});
+  for (const auto& [expression, rank] : config.rank_pattern)
+    if (rank != std::floor(rank))
+      section.report("rank_pattern", "expected a whole rank for \"" + expression + "\", found \"" +
+                                         configs::number_text(rank) + '"');
+  config.alpha_pattern = read_pattern(section, "alpha_pattern", kPositive);
+  const auto init = section.choice("init_lora_weights", {"true", "false", "gaussian"}, "true");
+  config.init_lora_weights = init == "gaussian" ? InitLora::Gaussian
+                             : init == "false"  ? InitLora::Random
+                                                : InitLora::Default;
+  return config;
+}
+
+}  // namespace tailor::peft

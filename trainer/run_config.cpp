@@ -1,0 +1,113 @@
+#include "trainer/run_config.hpp"
+
+#include <fstream>
+#include <iterator>
+#include <system_error>
+
+#include "trainer/run_config_paths.hpp"
+#include "trainer/run_config_sections.hpp"
+
+namespace tailor::trainer {
+namespace {
+
+namespace fs = std::filesystem;
+using configs::Document;
+using configs::Section;
+
+constexpr auto kOnlySft = "this build trains by supervised fine-tuning (task: sft) on one rank";
+
+std::string read_task(Section& root) {
+  const bool grpo = root.is_text("task") && root.text("task") == "grpo";
+  if (grpo) root.report("task", std::string("expected sft, found \"grpo\": ") + kOnlySft);
+  const auto task = grpo ? "sft" : root.choice("task", {"sft"}, "sft");
+  for (const auto* key : {"grpo", "rewards"}) {
+    if (root.has(key) && !grpo) root.report(key, std::string("remove the section: ") + kOnlySft);
+    root.ignore(key);
+  }
+  return task;
+}
+
+void read_parallel(Section section) {
+  bool told = false;
+  for (const auto* key : {"tensor_parallel_size", "expert_parallel_size", "context_parallel_size",
+                          "pipeline_parallel_size", "dp_shard_size"}) {
+    const auto size = section.positive(key, 1);
+    if (size == 1 || told) continue;
+    section.report(key, "expected 1, found " + std::to_string(size) + ": " + kOnlySft);
+    told = true;
+  }
+  section.finish();
+}
+
+void read_peft(Section section, const fs::path& base, RunConfig& config) {
+  section.choice("method", {"lora"}, "lora");
+  config.peft = peft::read_lora(section);
+  config.adapter_path =
+      read_path(section, "adapter_path", base, adapter_problem, /*optional=*/true);
+  config.target_modules_place = section.place("target_modules");
+  section.finish();
+}
+
+/// Names of flat configurations whose last word is no key here; the others are found by themselves.
+void tell_flat_names(Section& root) {
+  for (const auto* word : {"model_name_or_path", "base_model", "model_name", "model_path"})
+    root.redirect(word, "model.name_or_path");
+  for (const auto* word : {"dataset", "datasets", "dataset_name", "train_file", "train_dataset"})
+    root.redirect(word, "data.train");
+  for (const auto* word : {"eval_dataset", "eval_file", "validation_file", "test_datasets"})
+    root.redirect(word, "data.eval");
+  for (const auto* word : {"bf16", "fp16", "torch_dtype"}) root.redirect(word, "model.dtype");
+  root.redirect("output_dir", "output.dir");
+  root.redirect("lora", "peft");
+  root.redirect("training", "train");
+}
+
+RunConfig read(const Document& document, const fs::path& base) {
+  auto root = document.root();
+  tell_flat_names(root);
+  RunConfig config;
+  config.task = read_task(root);
+  config.model = read_model(root.section("model"), base);
+  read_peft(root.section("peft"), base, config);
+  config.data = read_data(root.section("data"), base);
+  config.train = read_train(root.section("train"), config.notes);
+  read_parallel(root.section("parallel"));
+  config.output = read_output(root.section("output"), base);
+  root.finish();
+  return config;
+}
+
+std::string read_text(const fs::path& file) {
+  const auto name = file.string();
+  if (const auto problem = file_problem(file); !problem.empty())
+    throw configs::ConfigError(name + ": " + problem);
+  std::ifstream stream(file, std::ios::binary);
+  std::string text{std::istreambuf_iterator<char>(stream), {}};
+  if (stream.bad()) throw configs::ConfigError(name + ": cannot be read to its end");
+  return text;
+}
+
+}  // namespace
+
+RunConfig parse_run_config(const std::string& text, const fs::path& job,
+                           const std::vector<std::string>& overrides) {
+  auto document = Document::yaml(text, job.string());
+  for (const auto& assignment : overrides) document.set(assignment);
+  auto config = read(document, fs::absolute(job).parent_path());
+  document.check();
+  const auto aliases = document.notes();
+  config.notes.insert(config.notes.begin(), aliases.begin(), aliases.end());
+  return config;
+}
+
+RunConfig read_run_config(const fs::path& job, const std::vector<std::string>& overrides) {
+  return parse_run_config(read_text(job), job, overrides);
+}
+
+std::string job_schema() {
+  const auto document = Document::describing();
+  read(document, {});
+  return document.schema("Tailor job file");
+}
+
+}  // namespace tailor::trainer

@@ -1,0 +1,192 @@
+#include "trainer/run_config_sections.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "trainer/run_config_paths.hpp"
+#include "trainer/run_config_words.hpp"
+
+namespace tailor::trainer {
+namespace {
+
+namespace fs = std::filesystem;
+using configs::Section;
+
+constexpr configs::Range kNotNegative{.min = 0.0};
+constexpr configs::Range kPositive{.min = 0.0, .open_min = true};
+constexpr configs::Range kShare{.min = 0.0, .max = 1.0};
+constexpr configs::Range kBelowOne{.min = 0.0, .max = 1.0, .open_max = true};
+constexpr auto kMaxInteger = std::numeric_limits<std::int64_t>::max();
+constexpr std::int64_t kMaxRows = 1 << 20;  // so that products of rows and lengths fit
+
+std::vector<DataFile> read_files(Section& data, const std::string& key, const fs::path& base,
+                                 bool required) {
+  constexpr auto kExpected =
+      "expected a list of files, as in [{path: data/train.jsonl, format: messages}]";
+  if (data.is_text(key)) {
+    data.reject(key, kExpected);
+    return {};
+  }
+  std::vector<DataFile> files;
+  for (auto& entry : data.sections(key, required)) {
+    entry.redirect("file", "path");
+    entry.redirect("type", "format");
+    files.push_back({.path = read_path(entry, "path", base, file_problem),
+                     .format = read_word(entry, "format", kFormats, DataFormat::Messages),
+                     .place = entry.place()});
+    entry.finish();
+  }
+  return files;
+}
+
+/// warmup_steps counts steps; a fraction below 1 is a share of all steps, as in transformers 5.
+void read_warmup(Section& train, TrainConfig& config) {
+  const auto warmup = train.number("warmup_steps", 0.0, kNotNegative);
+  config.warmup_ratio = train.number("warmup_ratio", config.warmup_ratio, kBelowOne);
+  if (!train.has("warmup_steps") || train.failed("warmup_steps")) return;
+  if (train.has("warmup_ratio"))
+    train.report("warmup_ratio", "means the same as warmup_steps, which is given too");
+  if (train.is_integer("warmup_steps"))
+    config.warmup_steps = train.integer("warmup_steps", 0, 0);
+  else if (warmup < 1.0)
+    config.warmup_ratio = warmup;
+  else
+    train.reject("warmup_steps", "expected a whole number of steps, or a share of them below 1");
+}
+
+void read_length(Section& train, TrainConfig& config, std::vector<std::string>& notes) {
+  if (train.has("max_steps")) config.max_steps = train.positive("max_steps");
+  config.num_train_epochs = train.number("num_train_epochs", config.num_train_epochs, kPositive);
+  if (config.max_steps && train.has("num_train_epochs"))
+    notes.push_back(train.place("num_train_epochs") + ": has no effect beside max_steps");
+  const bool known = config.max_steps && config.warmup_steps && !train.failed("max_steps") &&
+                     !train.failed("warmup_steps");
+  if (known && *config.warmup_steps >= *config.max_steps)
+    train.reject("warmup_steps",
+                 "expected fewer steps than max_steps (" + std::to_string(*config.max_steps) + ')');
+}
+
+void read_schedule(Section& train, TrainConfig& config, std::vector<std::string>& notes) {
+  train.redirect("lr", "learning_rate");
+  train.redirect("lr_scheduler", "lr_scheduler_type");
+  config.learning_rate = train.number("learning_rate", config.learning_rate, kPositive);
+  config.lr_scheduler_type =
+      read_word(train, "lr_scheduler_type", kSchedules, config.lr_scheduler_type);
+  read_warmup(train, config);
+  config.decay_ratio = train.number("decay_ratio", config.decay_ratio, kShare);
+  config.min_lr_ratio = train.number("min_lr_ratio", config.min_lr_ratio, kShare);
+
+  const auto type = config.lr_scheduler_type;
+  if (type == Schedule::Wsd && config.warmup_ratio + config.decay_ratio > 1.0)
+    train.report(train.has("decay_ratio") ? "decay_ratio" : "warmup_ratio",
+                 "expected warm-up and decay within all steps, found shares of " +
+                     configs::number_text(config.warmup_ratio) + " and " +
+                     configs::number_text(config.decay_ratio));
+  if (type != Schedule::Wsd && train.has("decay_ratio"))
+    notes.push_back(train.place("decay_ratio") + ": has no effect without lr_scheduler_type wsd");
+  if (type == Schedule::Constant && train.has("min_lr_ratio"))
+    notes.push_back(train.place("min_lr_ratio") +
+                    ": has no effect with lr_scheduler_type constant");
+}
+
+void read_batches(Section& train, TrainConfig& config) {
+  train.alias("micro_batch_size", "per_device_train_batch_size");
+  train.redirect("batch_size", "per_device_train_batch_size");
+  config.per_device_train_batch_size =
+      train.integer("per_device_train_batch_size", config.per_device_train_batch_size, 1, kMaxRows);
+  config.per_device_eval_batch_size =
+      train.integer("per_device_eval_batch_size", config.per_device_eval_batch_size, 1, kMaxRows);
+  config.gradient_accumulation_steps =
+      train.integer("gradient_accumulation_steps", config.gradient_accumulation_steps, 1, kMaxRows);
+}
+
+}  // namespace
+
+ModelConfig read_model(Section section, const fs::path& base) {
+  for (const auto* word : {"path", "name", "model_name_or_path", "base_model"})
+    section.redirect(word, "name_or_path");
+  section.redirect("torch_dtype", "dtype");
+  ModelConfig config;
+  config.name_or_path = read_path(section, "name_or_path", base, model_problem);
+  config.dtype = section.choice("dtype", {"bfloat16", "float32", "auto"}, config.dtype);
+  config.compute_dtype =
+      section.choice("compute_dtype", {"auto", "float32", "bfloat16"}, config.compute_dtype);
+  config.device = section.choice("device", {"auto", "cpu"}, config.device);
+  if (config.dtype == "float32" && config.compute_dtype == "bfloat16")
+    section.report("compute_dtype", "expected auto or float32 where dtype is float32");
+  section.finish();
+  return config;
+}
+
+DataConfig read_data(Section section, const fs::path& base) {
+  constexpr std::int64_t kMaxLength = 1 << 24;
+  section.alias("sequence_len", "max_length");
+  section.alias("cutoff_len", "max_length");
+  section.redirect("max_seq_length", "max_length");
+  section.redirect("sample_packing", "packing");
+  section.redirect("excess_length_strategy", "over_length");
+  section.redirect("truncation_mode", "over_length");
+  section.redirect("train_on_inputs", "assistant_only_loss");
+  section.redirect("train_on_prompt", "completion_only_loss");
+  DataConfig config;
+  config.train = read_files(section, "train", base, /*required=*/true);
+  config.eval = read_files(section, "eval", base, /*required=*/false);
+  // One token has no next one to learn.
+  config.max_length = section.integer("max_length", config.max_length, 2, kMaxLength);
+  config.packing = section.boolean("packing", config.packing);
+  config.assistant_only_loss = section.boolean("assistant_only_loss", config.assistant_only_loss);
+  config.completion_only_loss =
+      section.boolean("completion_only_loss", config.completion_only_loss);
+  config.over_length = read_word(section, "over_length", kOverLengths, config.over_length);
+  config.shuffle = section.boolean("shuffle", config.shuffle);
+  section.finish();
+  return config;
+}
+
+TrainConfig read_train(Section section, std::vector<std::string>& notes) {
+  constexpr std::int64_t kMaxThreads = 4096;
+  section.alias("num_epochs", "num_train_epochs");
+  section.redirect("epochs", "num_train_epochs");
+  TrainConfig config;
+  read_schedule(section, config, notes);
+  read_length(section, config, notes);
+  read_batches(section, config);
+  config.max_grad_norm = section.number("max_grad_norm", config.max_grad_norm, kNotNegative);
+  config.weight_decay = section.number("weight_decay", config.weight_decay, kNotNegative);
+  config.adam_beta1 = section.number("adam_beta1", config.adam_beta1, kBelowOne);
+  config.adam_beta2 = section.number("adam_beta2", config.adam_beta2, kBelowOne);
+  config.adam_epsilon = section.number("adam_epsilon", config.adam_epsilon, kPositive);
+  config.max_loss = section.number("max_loss", config.max_loss, kNotNegative);
+  config.max_loss_patience = section.positive("max_loss_patience", config.max_loss_patience);
+  const auto seed = section.integer("seed", static_cast<std::int64_t>(config.seed), 0, kMaxInteger);
+  config.seed = static_cast<std::uint64_t>(seed);
+  config.threads = section.integer("threads", config.threads, 0, kMaxThreads);
+  section.finish();
+  return config;
+}
+
+OutputConfig read_output(Section section, const fs::path& base) {
+  section.redirect("output_dir", "dir");
+  section.redirect("path", "dir");
+  OutputConfig config;
+  config.dir = read_path(section, "dir", base, output_problem);
+  config.save_steps = section.integer("save_steps", config.save_steps, 0);
+  config.save_total_limit = section.positive("save_total_limit", config.save_total_limit);
+  config.logging_steps = section.positive("logging_steps", config.logging_steps);
+  config.eval_steps = section.integer("eval_steps", config.eval_steps, 0);
+  const auto reports =
+      section.choices("report_to", {"jsonl", "tensorboard", "none"}, {"jsonl", "tensorboard"});
+  const auto reported = [&](const char* name) {
+    return std::ranges::find(reports, name) != reports.end();
+  };
+  config.jsonl = reported("jsonl");
+  config.tensorboard = reported("tensorboard");
+  if (reported("none") && reports.size() > 1 && !section.failed("report_to"))
+    section.report("report_to", "expected none alone, or without it");
+  config.resume = section.boolean("resume_from_checkpoint", config.resume);
+  section.finish();
+  return config;
+}
+
+}  // namespace tailor::trainer

@@ -1,0 +1,16 @@
+#pragma once
+
+#include <filesystem>
+
+#include "trainer/run_config.hpp"
+
+namespace tailor::trainer {
+
+/// Reads one section of the job file each; a path that is not absolute is under `base`. Problems
+/// and `notes` of settings that have no effect are collected.
+ModelConfig read_model(configs::Section section, const std::filesystem::path& base);
+DataConfig read_data(configs::Section section, const std::filesystem::path& base);
+TrainConfig read_train(configs::Section section, std::vector<std::string>& notes);
+OutputConfig read_output(configs::Section section, const std::filesystem::path& base);
+
+}  // namespace tailor::trainer

@@ -1,0 +1,156 @@
+#include <string_view>
+
+#include "trainer/run_config.hpp"
+#include "trainer/run_config_words.hpp"
+
+namespace tailor::trainer {
+namespace {
+
+/// Always in double quotes, so that no text is taken for a number, a boolean or a null.
+std::string in_quotes(std::string_view text) {
+  constexpr auto kHex = "0123456789abcdef";
+  std::string out = "\"";
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (c == '"' || c == '\\')
+      out += std::string("\\") + c;
+    else if (byte < 0x20 || byte == 0x7F)
+      out += std::string("\\x") + kHex[byte >> 4] + kHex[byte & 15];
+    else
+      out += c;
+  }
+  return out + '"';
+}
+
+std::string in_quotes(const std::vector<std::string>& names) {
+  std::string out;
+  for (const auto& name : names) out += (out.empty() ? "" : ", ") + in_quotes(name);
+  return '[' + out + ']';
+}
+
+std::string mapping(const std::vector<std::pair<std::string, double>>& entries) {
+  std::string out;
+  for (const auto& [key, value] : entries)
+    out += (out.empty() ? "" : ", ") + in_quotes(key) + ": " + configs::number_text(value);
+  return '{' + out + '}';
+}
+
+/// Lines of one section, in the order of the struct.
+class Lines {
+ public:
+  explicit Lines(std::string& out, const char* section) : out_(out) {
+    out_ += std::string(section) + ":\n";
+  }
+  Lines& word(const char* key, const std::string& value) {
+    out_ += std::string("  ") + key + ": " + value + '\n';
+    return *this;
+  }
+  Lines& text(const char* key, const std::string& value) { return word(key, in_quotes(value)); }
+  Lines& flag(const char* key, bool value) { return word(key, value ? "true" : "false"); }
+  Lines& number(const char* key, double value) { return word(key, configs::number_text(value)); }
+  Lines& integer(const char* key, std::int64_t value) { return word(key, std::to_string(value)); }
+  Lines& integer(const char* key, const std::optional<std::int64_t>& value) {
+    return value ? integer(key, *value) : *this;
+  }
+  Lines& files(const char* key, const std::vector<DataFile>& files) {
+    if (files.empty()) return *this;
+    out_ += std::string("  ") + key + ":\n";
+    for (const auto& file : files)
+      out_ += "    - {path: " + in_quotes(file.path.string()) +
+              ", format: " + word_of(file.format, kFormats) + "}\n";
+    return *this;
+  }
+
+ private:
+  std::string& out_;
+};
+
+void write_peft(std::string& out, const peft::LoraConfig& lora,
+                const std::filesystem::path& adapter_path) {
+  const auto modules = [](const std::vector<std::string>& names, bool is_pattern) {
+    return is_pattern ? in_quotes(names.front()) : in_quotes(names);
+  };
+  Lines lines(out, "peft");
+  lines.word("method", "lora")
+      .integer("r", lora.r)
+      .number("lora_alpha", lora.lora_alpha)
+      .number("lora_dropout", lora.lora_dropout)
+      .flag("use_rslora", lora.use_rslora)
+      .word("target_modules", modules(lora.target_modules, lora.target_is_pattern));
+  if (!lora.exclude_modules.empty())
+    lines.word("exclude_modules", modules(lora.exclude_modules, lora.exclude_is_pattern));
+  if (!lora.rank_pattern.empty()) lines.word("rank_pattern", mapping(lora.rank_pattern));
+  if (!lora.alpha_pattern.empty()) lines.word("alpha_pattern", mapping(lora.alpha_pattern));
+  const auto init = lora.init_lora_weights;
+  lines.word("init_lora_weights", init == peft::InitLora::Gaussian ? "gaussian"
+                                  : init == peft::InitLora::Random ? "false"
+                                                                   : "true");
+  if (!adapter_path.empty()) lines.text("adapter_path", adapter_path.string());
+}
+
+void write_train(std::string& out, const TrainConfig& train) {
+  Lines lines(out, "train");
+  lines.number("learning_rate", train.learning_rate)
+      .word("lr_scheduler_type", word_of(train.lr_scheduler_type, kSchedules));
+  if (train.warmup_steps)
+    lines.integer("warmup_steps", train.warmup_steps);
+  else
+    lines.number("warmup_ratio", train.warmup_ratio);
+  lines.number("decay_ratio", train.decay_ratio).number("min_lr_ratio", train.min_lr_ratio);
+  if (train.max_steps)
+    lines.integer("max_steps", train.max_steps);
+  else
+    lines.number("num_train_epochs", train.num_train_epochs);
+  lines.integer("per_device_train_batch_size", train.per_device_train_batch_size)
+      .integer("per_device_eval_batch_size", train.per_device_eval_batch_size)
+      .integer("gradient_accumulation_steps", train.gradient_accumulation_steps)
+      .number("max_grad_norm", train.max_grad_norm)
+      .number("weight_decay", train.weight_decay)
+      .number("adam_beta1", train.adam_beta1)
+      .number("adam_beta2", train.adam_beta2)
+      .number("adam_epsilon", train.adam_epsilon)
+      .number("max_loss", train.max_loss)
+      .integer("max_loss_patience", train.max_loss_patience)
+      .integer("seed", static_cast<std::int64_t>(train.seed))
+      .integer("threads", train.threads);
+}
+
+std::string reports(const OutputConfig& output) {
+  if (output.jsonl) return output.tensorboard ? "[jsonl, tensorboard]" : "[jsonl]";
+  return output.tensorboard ? "[tensorboard]" : "none";
+}
+
+}  // namespace
+
+std::string to_yaml(const RunConfig& config) {
+  std::string out = "task: " + config.task + '\n';
+  Lines(out, "model")
+      .text("name_or_path", config.model.name_or_path.string())
+      .word("dtype", config.model.dtype)
+      .word("compute_dtype", config.model.compute_dtype)
+      .word("device", config.model.device);
+  if (config.peft) write_peft(out, *config.peft, config.adapter_path);
+  const auto& data = config.data;
+  Lines(out, "data")
+      .files("train", data.train)
+      .files("eval", data.eval)
+      .integer("max_length", data.max_length)
+      .flag("packing", data.packing)
+      .flag("assistant_only_loss", data.assistant_only_loss)
+      .flag("completion_only_loss", data.completion_only_loss)
+      .word("over_length", word_of(data.over_length, kOverLengths))
+      .flag("shuffle", data.shuffle);
+  write_train(out, config.train);
+  const auto& output = config.output;
+  Lines(out, "output")
+      .text("dir", output.dir.string())
+      .integer("save_steps", output.save_steps)
+      .integer("save_total_limit", output.save_total_limit)
+      .integer("logging_steps", output.logging_steps)
+      .integer("eval_steps", output.eval_steps)
+      .word("report_to", reports(output))
+      .flag("resume_from_checkpoint", output.resume);
+  return out;
+}
+
+}  // namespace tailor::trainer
