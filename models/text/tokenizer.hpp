@@ -24,8 +24,8 @@ struct TokenizerSpec {
   /// Pre-tokenisation steps in order, as tokenizer.json's Sequence has them.
   struct Split {
     enum class Kind { Regex, Digits, ByteLevel } kind;
-    std::string pattern;             // Regex: the expression, every match isolated
-    bool individual_digits = false;  // Digits
+    std::string pattern{};                            // Regex: the expression, every match isolated
+    bool individual_digits = false;                   // Digits
     bool add_prefix_space = false, use_regex = true;  // ByteLevel
   };
   std::vector<Split> pre_tokenizer;
@@ -51,20 +51,24 @@ class Tokenizer {
   virtual std::string token_bytes(std::int64_t id) const = 0;  // raw bytes; "" for an unused id
   virtual std::string token_text(std::int64_t id) const = 0;   // as in the vocabulary
   virtual bool is_special(std::int64_t id) const = 0;
-  virtual std::optional<std::int64_t> find(std::string_view token) const = 0;  // vocabulary or added
+  virtual std::optional<std::int64_t> find(
+      std::string_view token) const = 0;  // vocabulary or added
   virtual std::int64_t size() const = 0;  // largest id + 1
   virtual const TokenizerSpec& spec() const = 0;
 };
 
-std::shared_ptr<const Tokenizer> make_tokenizer(TokenizerSpec spec);
+/// Throws models::FileError, beginning with `file`, where the parts contradict each other.
+std::shared_ptr<const Tokenizer> make_tokenizer(TokenizerSpec spec,
+                                                const std::string& file = "tokenizer");
 
 /// Reads tokenizer.json; what is not byte-level BPE, or what would change ids and is not known
 /// here, is refused by name. `file` is for messages. Throws models::FileError.
 TokenizerSpec parse_tokenizer_json(std::string_view json, const std::string& file);
 /// The inverse: a tokenizer.json that HF tokenizers loads and that gives the same ids.
 std::string write_tokenizer_json(const TokenizerSpec& spec);
-/// Pre-tokenisation of GGUF's `tokenizer.ggml.pre`: "smollm", "llama-bpe", "qwen2", "gpt-2" ...
-/// Throws models::FileError for an unknown name.
+/// Sets what GGUF's `tokenizer.ggml.pre` stands for ("smollm", "llama-bpe", "qwen2", "gpt-2" ...):
+/// pre_tokenizer, ignore_merges and nfc. Throws models::FileError for an unknown name.
+void set_pre_tokenizer_named(const std::string& name, const std::string& file, TokenizerSpec& spec);
 std::vector<TokenizerSpec::Split> pre_tokenizer_named(const std::string& name,
                                                       const std::string& file);
 
