@@ -118,6 +118,19 @@ class Handler final : public YAML::EventHandler {
   std::map<YAML::anchor_t, Value> values_;  // what an alias repeats
 };
 
+/// yaml-cpp says no more than "illegal map value" of a line that a tab indents.
+std::string tab_hint(const std::string& text, int line) {
+  std::size_t start = 0;
+  for (int i = 0; i < line && start != std::string::npos; ++i) {
+    start = text.find('\n', start);
+    if (start != std::string::npos) ++start;
+  }
+  if (start == std::string::npos) return "";
+  const auto end = text.find_first_not_of(" \t", start);
+  const bool has_tab = text.substr(start, end - start).find('\t') != std::string::npos;
+  return has_tab ? " (a tab cannot indent; use spaces)" : "";
+}
+
 }  // namespace
 
 Value parse_yaml(const std::string& text, const std::string& file, int source) {
@@ -136,7 +149,7 @@ Value parse_yaml(const std::string& text, const std::string& file, int source) {
     const auto place =
         known ? ':' + std::to_string(e.mark.line + 1) + ':' + std::to_string(e.mark.column + 1)
               : "";
-    throw ConfigError(file + place + ": " + e.msg);
+    throw ConfigError(file + place + ": " + e.msg + (known ? tab_hint(text, e.mark.line) : ""));
   }
 }
 

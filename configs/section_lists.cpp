@@ -14,13 +14,20 @@ std::string item(const std::string& key, std::size_t i) {
   return key + '[' + std::to_string(i) + ']';
 }
 
+/// "r:16" is one word in YAML.
+std::string expected_section(const Value& value) {
+  const bool no_space =
+      value.kind == Kind::Text && !value.quoted && value.text.find(':') != std::string::npos;
+  return no_space ? "expected a section (a colon needs a space behind it)" : "expected a section";
+}
+
 }  // namespace
 
 Section Section::section(const std::string& key, bool required) {
   impl_->describe(key, {.type = Type::Section, .required = required});
   const auto* value = impl_->find(key);
   const bool is_map = value != nullptr && value->kind == Kind::Map;
-  if (value != nullptr && !is_map) impl_->wrong(key, *value, "expected a section");
+  if (value != nullptr && !is_map) impl_->wrong(key, *value, expected_section(*value));
   if (value == nullptr && required) impl_->missing(key, "expected a section");
   const bool broken = impl_->state.broken || (!is_map && (required || value != nullptr));
   return Section(impl_->child(impl_->state.path_of(key), is_map ? value : nullptr,

@@ -11,27 +11,27 @@ using Pattern = std::vector<std::pair<std::string, double>>;
 /// std::regex compiles by recursion: a longer expression may end the stack, and no path is longer.
 constexpr std::size_t kMaxExpression = 1000;
 
-/// What is wrong with a regular expression (ECMAScript), or "".
-std::string problem_of(const std::string& expression) {
+/// PEFT's get_pattern_key matches (.*\.)?(key)$ from the start of a path. Throws ConfigError for
+/// what is no regular expression (ECMAScript).
+std::regex compiled(const std::string& expression) {
   if (expression.size() > kMaxExpression)
-    return "expected a regular expression of at most " + std::to_string(kMaxExpression) +
-           " bytes, found " + std::to_string(expression.size());
+    throw configs::ConfigError("expected a regular expression of at most " +
+                               std::to_string(kMaxExpression) + " bytes, found " +
+                               std::to_string(expression.size()));
   try {
-    const std::regex compiled("(.*\\.)?(" + expression + ')');
-    return "";
+    return std::regex("(.*\\.)?(" + expression + ')');
   } catch (const std::regex_error& e) {
-    return "expected a regular expression, found \"" + expression + "\" (" + e.what() + ')';
+    throw configs::ConfigError("expected a regular expression, found \"" + expression + "\" (" +
+                               e.what() + ')');
   }
 }
 
-/// PEFT's get_pattern_key: re.match(rf"(.*\.)?({key})$", path).
 const double* first_match(const Pattern& pattern, const std::string& path) {
   for (const auto& [expression, value] : pattern) {
-    if (const auto problem = problem_of(expression); !problem.empty())
-      throw configs::ConfigError("rank_pattern or alpha_pattern: " + problem);
+    const auto regex = compiled(expression);
     try {
-      if (std::regex_match(path, std::regex("(.*\\.)?(" + expression + ')'))) return &value;
-    } catch (const std::regex_error&) {  // too costly, found while matching
+      if (std::regex_match(path, regex)) return &value;
+    } catch (const std::regex_error&) {  // found while matching
       throw configs::ConfigError("the regular expression \"" + expression +
                                  "\" is too complex for \"" + path + '"');
     }
@@ -41,7 +41,11 @@ const double* first_match(const Pattern& pattern, const std::string& path) {
 
 void check_expression(configs::Section& section, const std::string& key,
                       const std::string& expression) {
-  if (const auto problem = problem_of(expression); !problem.empty()) section.report(key, problem);
+  try {
+    compiled(expression);
+  } catch (const configs::ConfigError& e) {
+    section.report(key, e.what());
+  }
 }
 
 Pattern read_pattern(configs::Section& section, const std::string& key, configs::Range range) {

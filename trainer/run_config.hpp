@@ -79,8 +79,8 @@ struct RunConfig {
   DataConfig data;
   TrainConfig train;
   OutputConfig output;
-  std::string
-      target_modules_place;  // "job.yaml:9:20: peft.target_modules", for a target without a match
+  /// "job.yaml:9:20: peft.target_modules", for a target without a match.
+  std::string target_modules_place;
   std::vector<std::string> notes;  // accepted aliases and the like, one line each, for the log
 };
 

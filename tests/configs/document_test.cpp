@@ -56,8 +56,10 @@ std::string repeated(const std::string& text, int times) {
 }  // namespace
 
 TEST_CASE("text that is no YAML mapping is refused with its place", "[configs]") {
-  CHECK(yaml_error("peft:\n\tr: 1\n") == "job.yaml:2:3: illegal map value");
+  CHECK(yaml_error("peft:\n\tr: 1\n") ==
+        "job.yaml:2:3: illegal map value (a tab cannot indent; use spaces)");
   CHECK(yaml_error("peft: [1, 2\nb: 3") == "job.yaml:2:2: end of sequence flow not found");
+  CHECK(yaml_error("a: b: c\n") == "job.yaml:1:5: illegal map value");
   CHECK(yaml_error("- 1\n") == "job.yaml:1:1: expected keys and values, found a list");
   CHECK(yaml_error("word\n") == "job.yaml:1:1: expected keys and values, found \"word\"");
   CHECK(yaml_error("") == "job.yaml: expected keys and values, found nothing");

@@ -65,6 +65,9 @@ TEST_CASE("a problem names file, line, column, key, expectation and finding", "[
   CHECK(lora_errors("peft:\n  target_modules:\n") ==
         "job.yaml:2:3: peft.target_modules: missing; expected a name or a list of names");
   CHECK(lora_errors("peft: 5\n") == "job.yaml:1:7: peft: expected a section, found \"5\"");
+  CHECK(lora_errors("peft:\n  r:16\n") ==
+        "job.yaml:2:3: peft: expected a section (a colon needs a space behind it), found "
+        "\"r:16\"");
   CHECK(lora_errors("peft: [1]\n") == "job.yaml:1:7: peft: expected a section, found a list");
 }
 
