@@ -257,13 +257,16 @@ class HeaderParser {
     if (dimensions > kMaxDimensions)
       fail(std::to_string(dimensions) + " dimensions, the limit is 4");
     std::int64_t values = 1;
+    bool empty = false;
     for (std::uint32_t i = 0; i < dimensions; ++i) {
       const auto size = scalar<std::int64_t>();
-      if (size < 0 || __builtin_mul_overflow(values, size, &values)) {
+      empty |= size == 0;
+      if (size < 0 || (size > 0 && __builtin_mul_overflow(values, size, &values))) {
         fail("the size of its shape overflows");
       }
       tensor.shape.insert(tensor.shape.begin(), size);  // the file has the contiguous one first
     }
+    if (empty) values = 0;
     tensor.type = scalar<std::uint32_t>();
     const GgmlType* type = find_ggml_type(tensor.type);
     if (type == nullptr) fail("type " + std::to_string(tensor.type) + " is not known");

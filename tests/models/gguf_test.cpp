@@ -250,6 +250,7 @@ TEST_CASE("Every wrong field of a GGUF file is an error of its own") {
       {tensors({{"a", {1ULL << 32, 1ULL << 32}, 0, 0}}, 4), "the size of its shape overflows"},
       {tensors({{"a", {1ULL << 62}, 0, 0}}, 4), "the size of its shape overflows"},
       {tensors({{"a", {huge}, 0, 0}}, 4), "the size of its shape overflows"},
+      {tensors({{"a", {0, 1ULL << 62, 1ULL << 62}, 0, 0}}, 4), "the size of its shape overflows"},
       {tensors({{"a", {1}, 4, 0}}, 4), "tensor \"a\": type 4 is not known"},
       {tensors({{"a", {33}, 8, 0}}, 68),
        "rows of 33 values are no multiple of the block of 32 of Q8_0"},

@@ -185,6 +185,8 @@ TEST_CASE("Every hostile header is an error of its own") {
       {tensor(R"("dtype":"F32","shape":[[1]],"data_offsets":[0,4])"), "found a list"},
       {tensor(R"("dtype":"F32","shape":[18446744073709551615],"data_offsets":[0,4])"),
        "is too large"},
+      {tensor(R"("dtype":"F32","shape":[4294967296,4294967296,0],"data_offsets":[0,0])"),
+       "its shape overflows"},
       {tensor(R"("dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,4])"),
        "its shape overflows"},
       {tensor(R"("dtype":"F32","shape":[2],"data_offsets":[0,4])"),
