@@ -1,5 +1,6 @@
 #include "peft/lora_config.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <regex>
 
@@ -11,6 +12,17 @@ using Pattern = std::vector<std::pair<std::string, double>>;
 /// std::regex compiles by recursion: a longer expression may end the stack, and no path is longer.
 constexpr std::size_t kMaxExpression = 1000;
 
+/// libstdc++ 12 overflows while it reads a longer number of repetitions.
+constexpr std::size_t kMaxDigits = 5;
+
+bool has_long_number(const std::string& expression) {
+  std::size_t run = 0;
+  return std::ranges::any_of(expression, [&](char c) {
+    run = c >= '0' && c <= '9' ? run + 1 : 0;
+    return run > kMaxDigits;
+  });
+}
+
 /// PEFT's get_pattern_key matches (.*\.)?(key)$ from the start of a path. Throws ConfigError for
 /// what is no regular expression (ECMAScript).
 std::regex compiled(const std::string& expression) {
@@ -18,6 +30,9 @@ std::regex compiled(const std::string& expression) {
     throw configs::ConfigError("expected a regular expression of at most " +
                                std::to_string(kMaxExpression) + " bytes, found " +
                                std::to_string(expression.size()));
+  if (has_long_number(expression))
+    throw configs::ConfigError("expected a regular expression with numbers of at most " +
+                               std::to_string(kMaxDigits) + " digits, found \"" + expression + '"');
   try {
     return std::regex("(.*\\.)?(" + expression + ')');
   } catch (const std::regex_error& e) {

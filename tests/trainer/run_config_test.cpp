@@ -412,6 +412,9 @@ TEST_CASE("LoRA's values are checked as they are read", "[trainer]") {
         "peft.rank_pattern.a: expected a number of at least 1 and of at most 1048576, found \"0\"");
   CHECK(error("target_modules: '" + std::string(2000, '(') + "'") ==
         "peft.target_modules: expected a regular expression of at most 1000 bytes, found 2000");
+  CHECK(error("exclude_modules: 'a{777777}'") ==
+        "peft.exclude_modules: expected a regular expression with numbers of at most 5 digits, "
+        "found \"a{777777}\"");
   CHECK(error("init_lora_weights: pissa") ==
         "peft.init_lora_weights: expected one of true, false, gaussian, found \"pissa\"");
   CHECK(error("init_lora_weights: 'true'") ==
