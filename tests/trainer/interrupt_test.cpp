@@ -14,6 +14,8 @@ template <typename Body>
 int in_child(const Body& body) {
   const pid_t child = fork();
   if (child == 0) {
+    for (const int number : {SIGINT, SIGTERM})
+      signal(number, SIG_DFL);  // the test program has its own
     body();
     _exit(0);
   }

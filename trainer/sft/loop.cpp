@@ -172,8 +172,7 @@ class SftLoop {
     state_.num_updates = optimizer_.num_updates();
     state_.first_moment = trainable_.views(optimizer_.first_moment());
     state_.second_moment = trainable_.views(optimizer_.second_moment());
-    if (run_.group.rank() == 0)
-      result_.checkpoint = folder_.save(state_, run_.adapter, run_.base_model);
+    if (run_.group.rank() == 0) folder_.save(state_, run_.adapter, run_.base_model);
     saved_step_ = state_.step;
     reporter_->activity("");
   }

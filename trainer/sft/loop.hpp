@@ -1,6 +1,5 @@
 #pragma once
 
-#include <filesystem>
 #include <map>
 #include <optional>
 #include <string>
@@ -36,9 +35,8 @@ struct SftResult {
   std::optional<double> loss;      // of the last step made here
   std::optional<LossSums> eval;    // the last evaluation made here
   double tokens_per_second = 0.0;  // of the steps made here, evaluation and saving left out
-  std::optional<std::filesystem::path> checkpoint;  // the last one written here
-  bool interrupted = false;                         // saved, and not at the end
-  std::vector<double> losses;                       // of the logged steps
+  bool interrupted = false;        // saved, and not at the end
+  std::vector<double> losses;      // of the logged steps
 };
 
 /// Steps of the whole run: max_steps, or so many as num_train_epochs take.

@@ -1,0 +1,135 @@
+"""Runs the program `tailor` for tests: a small job on a tiny model, its results, what it left on disk."""
+
+import json
+import os
+import pathlib
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+TIMES = {
+    "tokens_per_second",
+    "supervised_tokens_per_second",
+    "step_time_s",
+    "rss_bytes",
+    "eval_runtime_s",
+}
+
+JOB = """\
+task: sft
+model: {{name_or_path: {model}, dtype: float32}}
+peft: {{method: lora, r: 4, lora_alpha: 8, lora_dropout: 0.1, target_modules: all-linear}}
+data:
+  train: [{{path: train.jsonl, format: messages}}]
+  eval: [{{path: test.jsonl, format: prompt_completion}}]
+  max_length: 96
+  packing: true
+train:
+  learning_rate: 5.0e-3
+  lr_scheduler_type: cosine
+  warmup_ratio: 0.1
+  max_steps: {steps}
+  per_device_train_batch_size: 4
+  gradient_accumulation_steps: 1
+  seed: 7
+  threads: 1
+output: {{dir: {run}, save_steps: {save_steps}, save_total_limit: 2, eval_steps: {eval_steps}, logging_steps: 1}}
+"""
+
+
+def write_data(folder):
+    rng = random.Random(5)
+    with open(folder / "train.jsonl", "w") as out:
+        for _ in range(40):
+            a, b = rng.randrange(50), rng.randrange(50)
+            row = {
+                "messages": [
+                    {"role": "user", "content": f"{a} and {b}?"},
+                    {"role": "assistant", "content": f"{a + b}"},
+                ]
+            }
+            out.write(json.dumps(row) + "\n")
+    with open(folder / "test.jsonl", "w") as out:
+        for _ in range(4):
+            a, b = rng.randrange(50), rng.randrange(50)
+            out.write(json.dumps({"prompt": f"{a} and {b}?", "completion": f" {a + b}"}) + "\n")
+
+
+class Job:
+    """A job file, its data and its run directory in a folder of the test's."""
+
+    def __init__(self, program, model, folder, name="run", steps=20, save_steps=5, eval_steps=5):
+        self.program = program
+        self.run = folder / name
+        self.file = folder / f"{name}.yaml"
+        if not (folder / "train.jsonl").exists():
+            write_data(folder)
+        self.file.write_text(
+            JOB.format(
+                model=json.dumps(str(model)), run=name, steps=steps, save_steps=save_steps, eval_steps=eval_steps
+            )
+        )
+
+    def command(self, *more):
+        return [str(self.program), "train", str(self.file), "--json", *more]
+
+    def start(self, *more, **options):
+        return subprocess.Popen(
+            self.command(*more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        )
+
+    def finish(self, *more, code=0, **options):
+        """Runs to the end; answers (result, text on stderr)."""
+        process = self.start(*more, **options)
+        out, error = process.communicate(timeout=240)
+        if process.returncode != code:
+            sys.exit(f"{' '.join(self.command(*more))}: expected code {code}, got {process.returncode}\n{error}")
+        return (json.loads(out) if out else None), error
+
+    def checkpoints(self):
+        folder = self.run / "checkpoints"
+        return sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+
+    def logged_steps(self):
+        file = self.run / "metrics.jsonl"
+        return file.read_bytes().count(b'"loss"') if file.exists() else 0
+
+    def wait_for_steps(self, process, steps):
+        while process.poll() is None and self.logged_steps() < steps:
+            time.sleep(0.002)
+
+    def result(self):
+        """Everything that two equal runs have in common: metrics without times, adapter and the last checkpoint."""
+        lines = (self.run / "metrics.jsonl").read_text().splitlines()
+        metrics = [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+        files = {}
+        for folder in (self.run / "adapter", self.run / "checkpoints" / self.checkpoints()[-1]):
+            for file in sorted(folder.iterdir()):
+                files[f"{folder.name}/{file.name}"] = file.read_bytes()
+        return metrics, files
+
+
+def expect_equal(result, other, what):
+    for (mine, theirs), kind in zip(zip(result, other), ("metrics", "files")):
+        if mine == theirs:
+            continue
+        if kind == "files":
+            names = [n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n)]
+            sys.exit(f"{what}: other bytes in {names}")
+        for a, b in zip(mine, theirs):
+            if a != b:
+                sys.exit(f"{what}: other metrics:\n  {a}\n  {b}")
+        sys.exit(f"{what}: {len(mine)} lines of metrics against {len(theirs)}")
+
+
+def expect(condition, what):
+    if not condition:
+        sys.exit(f"not so: {what}")
+
+
+def kill(process, number=signal.SIGKILL):
+    process.send_signal(number)
+    return process.communicate(timeout=120)

@@ -1,0 +1,219 @@
+#!/usr/bin/env python3
+"""Properties of `tailor train` and `tailor plan` as users meet them: results, codes, messages, files.
+
+    train_cli_test.py PROGRAM MODEL [NAME...]
+"""
+
+import json
+import os
+import pathlib
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+
+from program import Job, expect, expect_equal, kill
+
+RESULT_KEYS = ["steps", "loss", "tokens_per_second", "peak_rss_bytes", "adapter", "output_dir", "resumed_from"]
+
+
+def the_result_is_one_json_object_and_the_run_directory_is_complete(make):
+    job = make()
+    result, _ = job.finish()
+    for key in RESULT_KEYS:
+        expect(key in result, f"{key} in {result}")
+    expect(result["steps"] == 20 and result["resumed_from"] is None, result)
+    expect(result["loss"] > 0 and result["tokens_per_second"] > 0, result)
+    expect(pathlib.Path(result["adapter"]) == (job.run / "adapter").resolve(), result)
+    for name in ("config.yaml", "metrics.jsonl", "adapter/adapter_model.safetensors", "adapter/adapter_config.json"):
+        expect((job.run / name).exists(), name)
+    expect(job.checkpoints() == ["step-000015", "step-000020"], job.checkpoints())
+    lines = [json.loads(line) for line in (job.run / "metrics.jsonl").read_text().splitlines()]
+    expect([row["step"] for row in lines if "loss" in row] == list(range(1, 21)), "a line a step")
+    expect([row["step"] for row in lines if "eval_loss" in row] == [5, 10, 15, 20], "a line an evaluation")
+    losses = [row["loss"] for row in lines if "loss" in row]
+    expect(sum(losses[-5:]) < sum(losses[:5]), f"the loss falls: {losses}")
+
+
+def a_finished_run_says_so(make):
+    job = make()
+    first, _ = job.finish()
+    before = job.result()
+    again, error = job.finish()
+    expect("finished" in error, error)
+    expect(again["steps"] == 20 and again["loss"] == first["loss"], again)
+    expect_equal(job.result(), before, "a finished run started again")
+
+
+def a_longer_run_goes_on_from_the_end_of_the_shorter(make):
+    job = make()
+    job.finish("--set", "train.lr_scheduler_type=constant")
+    result, error = job.finish("--set", "train.lr_scheduler_type=constant", "--set", "train.max_steps=30")
+    expect(result["steps"] == 30 and "step-000020" in result["resumed_from"], result)
+    expect("train.max_steps" in error, error)
+    straight = make("straight")
+    straight.finish("--set", "train.lr_scheduler_type=constant", "--set", "train.max_steps=30")
+    mine, theirs = job.result(), straight.result()
+    adapter = "adapter/adapter_model.safetensors"
+    # The warm-up is a share of the steps and so another: only the count and the files' names agree.
+    expect(mine[1].keys() == theirs[1].keys() and adapter in mine[1], mine[1].keys())
+
+
+def another_configuration_or_other_data_are_no_resume(make):
+    job = make()
+    job.finish("--set", "train.max_steps=10")
+    before = job.result()
+    _, error = job.finish("--set", "peft.r=2", "--set", "train.seed=8", code=2)
+    expect("peft.r: begun with 4, now 2" in error and "train.seed: begun with 7, now 8" in error, error)
+    data = job.file.parent / "train.jsonl"
+    text = data.read_text()
+    data.write_text(text.replace("and", "plus", 1))
+    _, error = job.finish(code=2)
+    expect("train data" in error, error)
+    data.write_text(text)
+    expect_equal(job.result(), before, "after refusals")
+    _, error = job.finish("--set", "output.resume_from_checkpoint=false", code=2)
+    expect("output.dir" in error, error)
+
+
+def accumulation_is_the_same_as_a_larger_batch(make):
+    whole, parts = make("whole"), make("parts")
+    whole.finish()
+    parts.finish("--set", "train.per_device_train_batch_size=1", "--set", "train.gradient_accumulation_steps=4")
+    expect_equal(parts.result(), whole.result(), "batch 1 x 4 against 4 x 1")
+
+
+def a_signal_saves_and_the_resumed_run_ends_with_the_same_bytes(make):
+    straight = make("straight", steps=40)
+    straight.finish()
+    for name, number in (("int", signal.SIGINT), ("term", signal.SIGTERM)):
+        job = make(name, steps=40)
+        process = job.start()
+        job.wait_for_steps(process, 7)
+        out, error = kill(process, number)
+        expect(process.returncode == 130, f"code {process.returncode}: {error}")
+        steps = json.loads(out)["steps"]
+        expect(job.checkpoints()[-1] == f"step-{steps:06}", f"{steps} {job.checkpoints()}")
+        expect("interrupted" in error, error)
+        result, _ = job.finish()
+        expect(f"step-{steps:06}" in result["resumed_from"], result)
+        expect_equal(job.result(), straight.result(), f"interrupted by {name}")
+
+
+def a_second_process_is_kept_out(make):
+    job = make(steps=2000)
+    process = job.start()
+    job.wait_for_steps(process, 1)
+    _, error = job.finish(code=2)
+    expect("another process" in error, error)
+    kill(process)
+
+
+def a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(make):
+    job = make(steps=20)
+    job.finish()
+    expected = job.result()
+    shutil.rmtree(job.run / "adapter")
+    with open(job.run / "checkpoints" / "step-000020" / "optimizer.safetensors", "r+b") as file:
+        file.truncate(1000)
+    result, error = job.finish()
+    expect("step-000020" in error and "damaged" in error, error)
+    expect("step-000015" in result["resumed_from"], result)
+    expect_equal(job.result(), expected, "resumed from the checkpoint before")
+
+
+def a_full_disk_is_a_clear_error_and_costs_nothing_that_was_saved(make):
+    straight = make("straight")
+    straight.finish()
+    job = make()
+    job.finish("--set", "train.max_steps=10")
+    kept = job.checkpoints()
+    # A limit on the size of a file makes a write fail in the middle, as a full disk does.
+    sizes = [f.stat().st_size for f in (job.run / "checkpoints" / kept[-1]).iterdir()]
+    limit = max(sizes) - 1000
+    limited = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))}
+    again = make("full")
+    _, error = again.finish(code=2, **limited)
+    expect("step-000005" in error and "File too large" in error and "make room" in error, error)
+    expect(again.checkpoints() == [], again.checkpoints())
+    again.finish()
+    expect_equal(again.result(), straight.result(), "after a full disk")
+
+
+def bad_numbers_end_with_code_3(make):
+    _, error = make("above").finish("--set", "train.max_loss=0.01", code=3)
+    expect("step 3" in error and "train.max_loss" in error, error)
+    job = make("nan")
+    _, error = job.finish("--set", "train.learning_rate=1.0e+30", "--set", "train.warmup_ratio=0", code=3)
+    expect("step" in error and ("nan" in error or "inf" in error), error)
+
+
+def several_ranks_are_refused(make):
+    _, error = make().finish(code=2, env=os.environ | {"OMPI_COMM_WORLD_SIZE": "2"})
+    expect("one rank" in error, error)
+
+
+def a_target_that_matches_nothing_is_named_with_its_place(make):
+    job = make()
+    _, error = job.finish("--set", "peft.target_modules=[q_prj]", code=2)
+    expect("q_prj" in error and "peft.target_modules" in error, error)
+    expect("q_proj" in error, error)
+
+
+def plan_shows_the_job_and_estimates_its_memory(make):
+    job = make()
+    plan = subprocess.run([str(job.program), "plan", str(job.file), "--json"], capture_output=True, text=True)
+    expect(plan.returncode == 0, plan.stderr)
+    plan = json.loads(plan.stdout)
+    result, _ = job.finish()
+    expect(plan["total_steps"] == 20 and plan["train_data"]["rows"] == 40, plan)
+    expect("[[" in plan["sample"], plan["sample"])
+    ratio = plan["memory_bytes"]["total"] / result["peak_rss_bytes"]
+    expect(0.5 < ratio < 2.0, f"estimate over peak: {ratio}")
+    text = subprocess.run([str(job.program), "plan", str(job.file)], capture_output=True, text=True)
+    expect(text.returncode == 0 and "q_proj" in text.stdout, text.stderr)
+
+
+def the_saved_configuration_is_a_job_of_its_own(make):
+    job = make()
+    job.finish("--set", "train.max_steps=3")
+    plan = subprocess.run(
+        [str(job.program), "plan", str(job.run / "config.yaml"), "--json"], capture_output=True, text=True
+    )
+    expect(plan.returncode == 0 and json.loads(plan.stdout)["total_steps"] == 3, plan.stderr)
+
+
+def wrong_commands_and_files_end_with_code_2(make):
+    program = str(make().program)
+
+    def run(*arguments):
+        done = subprocess.run([program, *arguments], capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+    code, text = run("trian", "job.yaml")
+    expect(code == 2 and 'did you mean "train"' in text, text)
+    expect(run("train")[0] == 2 and run()[0] == 2, "a missing argument is the user's mistake")
+    code, text = run("train", "/nonexistent/job.yaml")
+    expect(code == 2 and "/nonexistent/job.yaml" in text, text)
+    code, text = run("--version")
+    expect(code == 0 and text.startswith("tailor "), text)
+    code, text = run("--help")
+    expect(code == 0 and "train" in text, text)
+    code, text = run("train", "/nonexistent/job.yaml", "--debug")
+    expect(code == 2 and "frame" in text, text)
+
+
+def main(program, model, names):
+    tests = [f for n, f in globals().items() if callable(f) and getattr(f, "__code__", None) and f.__code__.co_varnames[:1] == ("make",)]
+    for test in tests:
+        if names and test.__name__ not in names:
+            continue
+        print(test.__name__.replace("_", " "), flush=True)
+        with tempfile.TemporaryDirectory(prefix="tailor-train-") as folder:
+            test(lambda name="run", **options: Job(program, model, pathlib.Path(folder), name, **options))
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]).resolve(), sys.argv[3:])
