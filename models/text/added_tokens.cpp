@@ -33,7 +33,10 @@ std::size_t begin_of_spaces(std::string_view text, std::size_t at) {
 }
 
 // The regex crate's \w (https://unicode.org/reports/tr18/#word).
-constexpr const char* kWord = R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}])";
+// L, M and N bring code points that an older PCRE2 does not know; of N, Nl is alphabetic and No is
+// out.
+constexpr const char* kWord =
+    R"((?!\p{No}|[\x{1d2c0}-\x{1d2d3}])[\p{Alphabetic}\p{L}\p{M}\p{N}\p{Pc}\p{Join_Control}])";
 
 }  // namespace
 

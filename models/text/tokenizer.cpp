@@ -25,6 +25,9 @@ constexpr std::size_t kMaxSplits = 32;
 constexpr const char* kGpt2Split =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
+// HF's Digits asks Rust, which knows Unicode 17.
+constexpr const char* kNumber = R"([\p{N}\x{11de0}-\x{11de9}\x{16ff4}-\x{16ff6}])";
+
 struct SplitStep {
   std::unique_ptr<const SplitRegex> regex;  // null: does not split
   bool add_prefix_space;
@@ -45,10 +48,10 @@ std::vector<SplitStep> make_steps(const std::vector<TokenizerSpec::Split>& split
     const bool is_last = split.kind == Kind::ByteLevel;
     if (is_last && !split.use_regex && !split.add_prefix_space) continue;
     SplitStep step{nullptr, is_last && split.add_prefix_space};
-    const std::string pattern = split.kind == Kind::Regex ? split.pattern
-                                : is_last                 ? kGpt2Split
-                                : split.individual_digits ? R"(\p{N})"
-                                                          : R"(\p{N}+)";
+    std::string pattern = is_last ? kGpt2Split : split.pattern;
+    if (split.kind == Kind::Digits) {
+      pattern = std::string(kNumber) + (split.individual_digits ? "" : "+");
+    }
     if (!is_last || split.use_regex) step.regex = std::make_unique<SplitRegex>(pattern, place);
     steps.push_back(std::move(step));
   }
@@ -113,14 +116,14 @@ class ByteLevelTokenizer : public Tokenizer {
   }
 
   std::string token_text(std::int64_t id) const override {
-    if (const auto* token = added(id)) return token->content;
+    if (const auto* entry = added(id)) return entry->text;
     const bool known = id >= 0 && static_cast<std::size_t>(id) < spec_.vocab.size();
     return known ? spec_.vocab[static_cast<std::size_t>(id)] : "";
   }
 
   bool is_special(std::int64_t id) const override {
-    const auto* token = added(id);
-    return token && token->special;
+    const auto* entry = added(id);
+    return entry && entry->token->special;
   }
 
   std::optional<std::int64_t> find(std::string_view token) const override {
@@ -133,6 +136,10 @@ class ByteLevelTokenizer : public Tokenizer {
   const TokenizerSpec& spec() const override { return spec_; }
 
  private:
+  struct AddedEntry {
+    const AddedToken* token;
+    std::string text;
+  };
   // What one thread needs while it encodes.
   struct Workspace {
     MatchBuffers buffers;
@@ -174,18 +181,18 @@ class ByteLevelTokenizer : public Tokenizer {
       throw FileError(place + ": expected at most " + std::to_string(kMaxAddedTokenBytes) +
                       " bytes, found " + std::to_string(token.content.size()));
     }
-    std::string composed;
-    const bool compose = token.normalized && spec_.nfc;
-    (token.normalized ? normalized_ : verbatim_)
-        .add(token, compose ? nfc(token.content, composed) : token.content);
-    added_[token.id] = &token;
+    // HF tokenizers knows a normalised token by its normalised text from then on.
+    std::string composed, text = token.content;
+    if (token.normalized && spec_.nfc) text = nfc(token.content, composed);
+    (token.normalized ? normalized_ : verbatim_).add(token, text);
+    added_[token.id] = {&token, std::move(text)};
     added_by_content_[token.content] = token.id;
     size_ = std::max(size_, token.id + 1);
   }
 
-  const AddedToken* added(std::int64_t id) const {
+  const AddedEntry* added(std::int64_t id) const {
     const auto found = added_.find(id);
-    return found == added_.end() ? nullptr : found->second;
+    return found == added_.end() ? nullptr : &found->second;
   }
 
   // Text between added tokens that are matched before normalisation.
@@ -234,7 +241,7 @@ class ByteLevelTokenizer : public Tokenizer {
   const Bpe bpe_;
   const std::vector<SplitStep> steps_;
   AddedTokenMatcher verbatim_, normalized_;
-  std::unordered_map<std::int64_t, const AddedToken*> added_;
+  std::unordered_map<std::int64_t, AddedEntry> added_;
   std::unordered_map<std::string, std::int64_t> added_by_content_;
   std::int64_t size_;
   mutable std::mutex mutex_;

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "models/files/file_error.hpp"
@@ -88,20 +89,24 @@ ordered_json added_tokens(const TokenizerSpec& spec) {
   return list;
 }
 
-// The vocabulary, with the added tokens that would get another id behind it.
+// The vocabulary, with the added tokens where one of them would get another id behind it.
 std::vector<std::string> complete_vocab(const TokenizerSpec& spec) {
   auto vocab = spec.vocab;
-  const auto ids = assigned_ids(vocab, spec.added_tokens);
-  for (std::size_t i = 0; i < ids.size(); ++i) {
-    const auto& token = spec.added_tokens[i];
-    if (ids[i] == token.id) continue;
+  const auto& added = spec.added_tokens;
+  const auto keeps_id = [](const AddedToken& token, std::int64_t id) { return token.id == id; };
+  const auto assigned = assigned_ids(vocab, added);
+  if (std::equal(added.begin(), added.end(), assigned.begin(), keeps_id)) return vocab;
+  for (const auto& token : added) {
+    const std::string place = "added token '" + token.content + "': id " + std::to_string(token.id);
     const auto id = static_cast<std::size_t>(token.id);
-    if (token.id < 0 || id > vocab.size() + spec.added_tokens.size()) {
-      throw FileError("added token '" + token.content + "': id " + std::to_string(token.id) +
-                      " lies far behind the vocabulary of " + std::to_string(vocab.size()) +
-                      " tokens");
+    if (token.id < 0 || id >= 2 * (spec.vocab.size() + added.size())) {
+      throw FileError(place + " lies far behind the vocabulary of " +
+                      std::to_string(spec.vocab.size()) + " tokens");
     }
     if (id >= vocab.size()) vocab.resize(id + 1);
+    if (!vocab[id].empty() && vocab[id] != token.content) {
+      throw FileError(place + " is that of '" + vocab[id] + "'");
+    }
     vocab[id] = token.content;
   }
   return vocab;
