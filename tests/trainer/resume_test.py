@@ -6,13 +6,14 @@
 
 import pathlib
 import random
+import signal
 import sys
 import tempfile
 import time
 
 from program import Job, expect, expect_equal, kill
 
-KILLS, STEPS, SAVE_STEPS = 10, 60, 4
+KILLS, STEPS, SAVE_STEPS, EVAL_STEPS = 10, 80, 4, 6
 
 
 def main(program, model):
@@ -21,27 +22,25 @@ def main(program, model):
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="tailor-resume-") as name:
         folder = pathlib.Path(name)
-        straight = Job(program, model, folder, "straight", STEPS, SAVE_STEPS, eval_steps=6)
-        begin = time.monotonic()
+        straight = Job(program, model, folder, "straight", STEPS, SAVE_STEPS, EVAL_STEPS)
         straight.finish()
-        whole_s = time.monotonic() - begin
-        expected = straight.result()
 
-        killed = Job(program, model, folder, "killed", STEPS, SAVE_STEPS, eval_steps=6)
+        killed = Job(program, model, folder, "killed", STEPS, SAVE_STEPS, EVAL_STEPS)
         for number in range(KILLS):
             process = killed.start()
-            if number % 2 == 0:
-                # At any moment of the process: start, steps, saving, the end.
-                time.sleep(rng.uniform(0.0, 1.2 * whole_s))
+            if number % 5 == 4:
+                time.sleep(rng.uniform(0.0, 0.3))  # while it starts
             else:
-                # In the midst of steps and saving, a little further each time.
-                killed.wait_for_steps(process, min(STEPS, killed.logged_steps() + rng.randrange(1, 8)))
-                time.sleep(rng.uniform(0.0, 0.03))
+                # In a step, an evaluation or a checkpoint, a little further each time.
+                part = STEPS // (KILLS + 1)
+                killed.wait_for_steps(process, part * number + rng.randint(1, part))
+                time.sleep(rng.uniform(0.0, 0.02))
             kill(process)
-            print(f"kill {number}: {killed.logged_steps()} steps logged, {killed.checkpoints()}, code {process.returncode}")
+            print(f"kill {number}: {killed.logged_steps()} steps logged, {killed.checkpoints()}")
+            expect(process.returncode == -signal.SIGKILL, f"killed in the midst: {process.returncode}")
         result, _ = killed.finish()
         expect(result["steps"] == STEPS, f"the resumed run has {STEPS} steps: {result}")
-        expect_equal(killed.result(), expected, "killed and resumed")
+        expect_equal(killed.result(), straight.result(), "killed and resumed")
         expect(not [p for p in killed.checkpoints() if p.startswith(".")], "no temporary folder is left")
 
 

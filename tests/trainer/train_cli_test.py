@@ -127,19 +127,16 @@ def a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(make):
 def a_full_disk_is_a_clear_error_and_costs_nothing_that_was_saved(make):
     straight = make("straight")
     straight.finish()
-    job = make()
-    job.finish("--set", "train.max_steps=10")
-    kept = job.checkpoints()
     # A limit on the size of a file makes a write fail in the middle, as a full disk does.
-    sizes = [f.stat().st_size for f in (job.run / "checkpoints" / kept[-1]).iterdir()]
-    limit = max(sizes) - 1000
+    last = straight.run / "checkpoints" / straight.checkpoints()[-1]
+    limit = max(file.stat().st_size for file in last.iterdir()) - 1000
     limited = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))}
-    again = make("full")
-    _, error = again.finish(code=2, **limited)
+    job = make("full")
+    _, error = job.finish(code=2, **limited)
     expect("step-000005" in error and "File too large" in error and "make room" in error, error)
-    expect(again.checkpoints() == [], again.checkpoints())
-    again.finish()
-    expect_equal(again.result(), straight.result(), "after a full disk")
+    expect(job.checkpoints() == [], job.checkpoints())
+    job.finish()
+    expect_equal(job.result(), straight.result(), "after a full disk")
 
 
 def bad_numbers_end_with_code_3(make):
@@ -205,9 +202,27 @@ def wrong_commands_and_files_end_with_code_2(make):
     expect(code == 2 and "frame" in text, text)
 
 
+TESTS = [
+    the_result_is_one_json_object_and_the_run_directory_is_complete,
+    a_finished_run_says_so,
+    a_longer_run_goes_on_from_the_end_of_the_shorter,
+    another_configuration_or_other_data_are_no_resume,
+    accumulation_is_the_same_as_a_larger_batch,
+    a_signal_saves_and_the_resumed_run_ends_with_the_same_bytes,
+    a_second_process_is_kept_out,
+    a_damaged_checkpoint_is_named_and_the_one_before_it_is_used,
+    a_full_disk_is_a_clear_error_and_costs_nothing_that_was_saved,
+    bad_numbers_end_with_code_3,
+    several_ranks_are_refused,
+    a_target_that_matches_nothing_is_named_with_its_place,
+    plan_shows_the_job_and_estimates_its_memory,
+    the_saved_configuration_is_a_job_of_its_own,
+    wrong_commands_and_files_end_with_code_2,
+]
+
+
 def main(program, model, names):
-    tests = [f for n, f in globals().items() if callable(f) and getattr(f, "__code__", None) and f.__code__.co_varnames[:1] == ("make",)]
-    for test in tests:
+    for test in TESTS:
         if names and test.__name__ not in names:
             continue
         print(test.__name__.replace("_", " "), flush=True)

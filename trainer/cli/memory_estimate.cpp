@@ -65,7 +65,7 @@ MemoryEstimate estimate_memory(const ModelSize& size, const peft::LoraAdapter& a
   constexpr std::int64_t kFlatBuffers = 4;  // values, gradients, two moments
   constexpr std::int64_t kLogitRows = 256;  // of a chunk of the loss
   constexpr std::int64_t kProgramBytes =
-      300'000'000;  // libtorch, tokenizer, work space of products
+      150'000'000;  // libtorch, tokenizer, work space of products
   std::int64_t data_bytes = 0;
   for (const auto& example : train.examples)
     data_bytes += static_cast<std::int64_t>(example.ids.size() * 2 * sizeof(std::int64_t));
