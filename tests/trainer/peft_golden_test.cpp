@@ -4,8 +4,8 @@
 
 #include <catch2/catch.hpp>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
+#include <functional>
+#include <memory>
 
 #include "models/families/causal_lm.hpp"
 #include "models/files/safetensors.hpp"
@@ -21,19 +21,9 @@ namespace {
 
 const std::filesystem::path kGolden = TAILOR_GOLDEN;
 
-std::string text_of(const std::filesystem::path& file) {
-  std::ifstream in(file);
-  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-}
-
 std::unique_ptr<models::CausalLM> load(const std::string& name) {
-  const auto folder = kGolden / name;
-  models::Pretrained pretrained;
-  pretrained.path = folder;
-  pretrained.config_file = (folder / "config.json").string();
-  pretrained.config_json = text_of(pretrained.config_file);
-  pretrained.tensors = models::open_safetensors(folder / "model.safetensors");
-  return models::load_causal_lm(pretrained, at::kFloat, Arithmetic::Float32);
+  return models::load_causal_lm(models::open_pretrained(kGolden / name), at::kFloat,
+                                Arithmetic::Float32);
 }
 
 /// A tiny model with the adapter that PEFT saved, and what PEFT computed.
