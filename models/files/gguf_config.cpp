@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <numbers>
@@ -12,17 +11,6 @@ namespace tailor::models {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-/// A float32 as people write it: 1e-05, not 9.999999747378752e-06.
-double shortest(double value) {
-  const auto narrow = static_cast<float>(value);
-  if (static_cast<double>(narrow) != value) return value;
-  std::array<char, 32> text{};
-  const char* end = std::to_chars(text.data(), text.data() + text.size(), narrow).ptr;
-  double wide = 0;
-  std::from_chars(text.data(), end, wide);
-  return wide;
-}
 
 struct Architecture {
   std::string_view name, hf_class;
@@ -121,7 +109,7 @@ Json llama3_scaling(const GgufFile& gguf, const GgufMetadata& metadata, double t
     }
   }
   return {{"rope_type", "llama3"},
-          {"factor", shortest(factor)},
+          {"factor", shortest_decimal(factor)},
           {"low_freq_factor", 1.0},
           {"high_freq_factor", 4.0},
           {"original_max_position_embeddings", context}};
@@ -144,7 +132,7 @@ Json rope_scaling(const GgufFile& gguf, const GgufMetadata& metadata, const std:
   const double factor = metadata.number(arch + ".rope.scaling.factor", old_factor);
   if (!(factor >= 1)) metadata.fail(arch + ".rope.scaling.factor", "expected at least 1");
   if (factor == 1) return nullptr;
-  return {{"rope_type", "linear"}, {"factor", shortest(factor)}};
+  return {{"rope_type", "linear"}, {"factor", shortest_decimal(factor)}};
 }
 
 void add_dimensions(Json& config, const GgufFile& gguf, const GgufMetadata& metadata,
@@ -194,8 +182,9 @@ std::string gguf_config_json(const GgufFile& gguf, const GgufMetadata& metadata)
   config["model_type"] = arch;
   add_dimensions(config, gguf, metadata, arch);
   config["hidden_act"] = "silu";
-  config["rms_norm_eps"] = shortest(metadata.number(arch + ".attention.layer_norm_rms_epsilon"));
-  const double theta = shortest(metadata.number(arch + ".rope.freq_base", 10000.0));
+  config["rms_norm_eps"] =
+      shortest_decimal(metadata.number(arch + ".attention.layer_norm_rms_epsilon"));
+  const double theta = shortest_decimal(metadata.number(arch + ".rope.freq_base", 10000.0));
   config["rope_theta"] = theta;
   config["rope_scaling"] =
       rope_scaling(gguf, metadata, arch, theta, config["head_dim"].get<std::int64_t>());

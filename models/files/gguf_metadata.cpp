@@ -1,4 +1,5 @@
-#include <algorithm>
+#include <array>
+#include <charconv>
 
 #include "models/files/gguf_model.hpp"
 
@@ -72,6 +73,16 @@ std::vector<std::int64_t> GgufMetadata::integers(const std::string& key) const {
   const auto* list = array == nullptr ? nullptr : std::get_if<std::vector<std::int64_t>>(array);
   if (list == nullptr) fail(key, "expected a list of whole numbers");
   return *list;
+}
+
+double shortest_decimal(double value) {
+  const auto narrow = static_cast<float>(value);
+  if (static_cast<double>(narrow) != value) return value;
+  std::array<char, 32> text{};
+  const char* end = std::to_chars(text.data(), text.data() + text.size(), narrow).ptr;
+  double wide = 0;
+  std::from_chars(text.data(), end, wide);
+  return wide;
 }
 
 }  // namespace tailor::models

@@ -34,6 +34,9 @@ class GgufMetadata {
   std::string file_;
 };
 
+/// A number that was stored as a float32, as people write it: 1e-05, not 9.999999747378752e-06.
+double shortest_decimal(double value);
+
 /// The config.json that the metadata describes, for the architectures llama, qwen2 and qwen3.
 /// Another architecture and metadata that would change what the model computes and is not known
 /// here are FileErrors.

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "models/files/gguf.hpp"
+#include "models/files/gguf_model.hpp"
 #include "models/files/hf_directory.hpp"
 #include "models/files/mapped_file.hpp"
 #include "models/files/safetensors.hpp"
@@ -26,18 +27,14 @@ Json shortened(Json list) {
 }
 
 Json json_of(const GgufValue& value) {
+  if (const auto* number = std::get_if<double>(&value.value)) return shortest_decimal(*number);
   if (const auto* array = std::get_if<GgufValue::Array>(&value.value)) {
     return std::visit([](const auto& list) { return shortened(Json(list)); }, *array);
   }
-  return std::visit(
-      [](const auto& scalar) {
-        if constexpr (std::is_same_v<std::decay_t<decltype(scalar)>, GgufValue::Array>) {
-          return Json();
-        } else {
-          return Json(scalar);
-        }
-      },
-      value.value);
+  if (const auto* truth = std::get_if<bool>(&value.value)) return *truth;
+  if (const auto* text = std::get_if<std::string>(&value.value)) return *text;
+  if (const auto* number = std::get_if<std::int64_t>(&value.value)) return *number;
+  return std::get<std::uint64_t>(value.value);
 }
 
 void shorten_lists(Json& json, int depth = 0) {
@@ -151,7 +148,12 @@ Inspection inspect(const fs::path& path) {
   std::ifstream(path, std::ios::binary).read(magic.data(), magic.size());
   if (std::string_view(magic.data(), magic.size()) == "GGUF") return of_gguf(path);
   if (path.string().ends_with(".index.json")) return of_index(path);
-  return of_safetensors(path);
+  try {
+    return of_safetensors(path);
+  } catch (const FileError& error) {
+    if (path.extension() == ".safetensors") throw;
+    throw FileError(std::string(error.what()) + "; nor does it begin like a GGUF file");
+  }
 }
 
 }  // namespace tailor::models

@@ -1,7 +1,5 @@
 #include "models/files/pretrained.hpp"
 
-#include <algorithm>
-
 #include "models/files/gguf_model.hpp"
 #include "models/files/hf_directory.hpp"
 
@@ -39,6 +37,9 @@ Pretrained open_pretrained(const std::filesystem::path& path) {
   if (!std::filesystem::exists(path)) {
     throw FileError(path.string() + ": no such file or directory; expected a HF directory or a " +
                     "GGUF file");
+  }
+  if (path.extension() == ".safetensors") {
+    throw FileError(path.string() + ": weights alone; name the directory that holds config.json");
   }
   return std::filesystem::is_directory(path) ? open_hf_directory(path) : open_gguf_model(path);
 }

@@ -43,6 +43,7 @@ TEST_CASE("A GGUF file shows its own names, shapes and metadata, long lists cut"
   const Json metadata = Json::parse(seen.metadata_json);
   CHECK(metadata["general.architecture"] == "llama");
   CHECK(metadata["llama.block_count"] == 2);
+  CHECK(metadata["llama.attention.layer_norm_rms_epsilon"] == 1e-6);
   CHECK(metadata["tokenizer.ggml.tokens"]["length"] == 288);
   CHECK(metadata["tokenizer.ggml.tokens"]["first"][0] == "<|endoftext|>");
   const auto found = std::find_if(seen.tensors.begin(), seen.tensors.end(),
@@ -103,7 +104,8 @@ TEST_CASE("What is none of the known kinds is said so") {
   CHECK_THROWS_WITH(inspect(folder.path / "x"), Contains("x: no such file or directory"));
   CHECK_THROWS_WITH(inspect(folder.path), Contains("expected config.json (a model)"));
   write(folder.path / "x.txt", "hello, this is a text");
-  CHECK_THROWS_WITH(inspect(folder.path / "x.txt"), Contains("not a safetensors file"));
+  CHECK_THROWS_WITH(inspect(folder.path / "x.txt"), Contains("not a safetensors file") &&
+                                                        Contains("nor does it begin like a GGUF"));
   write(folder.path / "x.gguf", "GGUF\x7f");
   CHECK_THROWS_WITH(inspect(folder.path / "x.gguf"), Contains("not a GGUF file: truncated"));
   write(folder.path / "adapter_config.json", "{");

@@ -253,6 +253,8 @@ TEST_CASE("What is missing or wrong in a directory is named") {
   CHECK_THROWS_WITH(open_pretrained(folder.path / "none"),
                     Contains("none: no such file or directory"));
   CHECK_THROWS_WITH(open_pretrained(folder.path), Contains("no config.json"));
+  CHECK_THROWS_WITH(open_pretrained(kGolden + "/tiny_llama/model.safetensors"),
+                    Contains("weights alone; name the directory"));
   write(folder.path / "adapter_config.json", "{}");
   CHECK_THROWS_WITH(open_pretrained(folder.path), Contains("this is an adapter, not a model"));
   fs::path copy = copy_of(folder, "tiny_llama");

@@ -23,8 +23,8 @@ at::ScalarType dtype_named(const std::string& name) {
 
 int convert_command(const ConvertOptions& options) {
   const models::Pretrained model = models::open_pretrained(options.source);
-  std::cerr << "writing " << model.tensors->entries().size() << " tensors as " << options.dtype
-            << " to " << options.directory << '\n';
+  std::cerr << "converting " << options.source << " to " << options.directory << " ("
+            << model.tensors->entries().size() << " tensors as " << options.dtype << ")\n";
   models::write_hf_directory(model, options.directory, dtype_named(options.dtype));
   if (options.json) {
     std::cout << nlohmann::ordered_json{{"output_dir", options.directory},
