@@ -33,6 +33,13 @@ Split byte_level(bool use_regex) {
   return split;
 }
 
+// What llama.cpp does for a model that it does not know.
+std::vector<Split> plain() {
+  return {regex(R"([\p{P}\$\+<=>\^~\|]+)"),
+          regex(R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S))"),
+          regex(R"(\p{N}+)"), regex("[0-9][0-9][0-9]"), byte_level(false)};
+}
+
 struct Named {
   std::string_view name;
   enum { Gpt2, Digits, Llama3, Qwen2, Plain } kind;
@@ -55,43 +62,26 @@ constexpr std::array<Named, 13> kNamed{{
 
 }  // namespace
 
-void set_pre_tokenizer_named(const std::string& name, const std::string& file,
-                             TokenizerSpec& spec) {
+std::vector<Split> pre_tokenizer_named(const std::string& name, const std::string& file) {
   std::string known;
   for (const auto& [candidate, kind] : kNamed) {
     known += (known.empty() ? "" : ", ") + std::string(candidate);
     if (candidate != name) continue;
-    spec.ignore_merges = kind == Named::Llama3;
-    spec.nfc = name == "qwen2";
     switch (kind) {
       case Named::Gpt2:
-        spec.pre_tokenizer = {byte_level(true)};
-        return;
+        return {byte_level(true)};
       case Named::Digits:
-        spec.pre_tokenizer = {digits(), byte_level(true)};
-        return;
+        return {digits(), byte_level(true)};
       case Named::Llama3:
-        spec.pre_tokenizer = {regex(kLlama3), byte_level(false)};
-        return;
+        return {regex(kLlama3), byte_level(false)};
       case Named::Qwen2:
-        spec.pre_tokenizer = {regex(kQwen2), byte_level(false)};
-        return;
-      case Named::Plain:  // what llama.cpp does for a model that it does not know
-        spec.pre_tokenizer = {regex(R"([\p{P}\$\+<=>\^~\|]+)"),
-                              regex(R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+)"
-                                    R"(| ?[^\s\p{L}\p{N}]+|\s+(?!\S))"),
-                              regex(R"(\p{N}+)"), regex("[0-9][0-9][0-9]"), byte_level(false)};
-        return;
+        return {regex(kQwen2), byte_level(false)};
+      case Named::Plain:
+        return plain();
     }
   }
   throw FileError(file + ": tokenizer.ggml.pre: expected one of " + known + "; found '" + name +
                   "'");
-}
-
-std::vector<Split> pre_tokenizer_named(const std::string& name, const std::string& file) {
-  TokenizerSpec spec;
-  set_pre_tokenizer_named(name, file, spec);
-  return spec.pre_tokenizer;
 }
 
 }  // namespace tailor::models::text

@@ -66,9 +66,9 @@ std::shared_ptr<const Tokenizer> make_tokenizer(TokenizerSpec spec,
 TokenizerSpec parse_tokenizer_json(std::string_view json, const std::string& file);
 /// The inverse: a tokenizer.json that HF tokenizers loads and that gives the same ids.
 std::string write_tokenizer_json(const TokenizerSpec& spec);
-/// Sets what GGUF's `tokenizer.ggml.pre` stands for ("smollm", "llama-bpe", "qwen2", "gpt-2" ...):
-/// pre_tokenizer, ignore_merges and nfc. Throws models::FileError for an unknown name.
-void set_pre_tokenizer_named(const std::string& name, const std::string& file, TokenizerSpec& spec);
+/// Pre-tokenisation of GGUF's `tokenizer.ggml.pre`: "smollm", "llama-bpe", "qwen2", "gpt-2" ... The
+/// name also stands for what GGUF does not say: ignore_merges of Llama 3, nfc of Qwen2.
+/// Throws models::FileError for an unknown name.
 std::vector<TokenizerSpec::Split> pre_tokenizer_named(const std::string& name,
                                                       const std::string& file);
 
