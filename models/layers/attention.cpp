@@ -2,11 +2,7 @@
 #include "models/layers/attention.hpp"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
-#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/softmax.h>
 #include <c10/util/Exception.h>
@@ -16,6 +12,7 @@
 #include <limits>
 #include <vector>
 
+#include "models/kernels/block_attention.hpp"
 #include "models/kernels/cached_attention.hpp"
 #include "models/kernels/rotary.hpp"
 #include "models/layers/kv_cache.hpp"
@@ -26,55 +23,39 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-/// Rows of one document as (1, heads, t, H), without a copy.
-at::Tensor document(const at::Tensor& x_TNH, std::int64_t begin, std::int64_t end) {
-  return x_TNH.narrow(0, begin, end - begin).transpose(0, 1).unsqueeze(0);
+double scale_of(const at::Tensor& q_TNH) {
+  return 1.0 / std::sqrt(static_cast<double>(q_TNH.size(2)));
+}
+
+/// Copies only what is not laid out token by token, as gradients of views may be.
+at::Tensor by_token(const at::Tensor& x_TNH) {
+  return x_TNH.stride(2) == 1 && x_TNH.stride(1) == x_TNH.size(2) ? x_TNH : x_TNH.contiguous();
 }
 
 struct CausalAttention : torch::autograd::Function<CausalAttention> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q_TNH, const at::Tensor& k_TKH,
                             const at::Tensor& v_TKH, const RopeAngles& angles,
                             std::span<const std::int64_t> offsets) {
-    const auto q = kernels::rotate(q_TNH, angles.cos_TF, angles.sin_TF);
-    const auto k = kernels::rotate(k_TKH, angles.cos_TF, angles.sin_TF);
-    auto out_TNH = at::empty(q.sizes(), q.options());
-    auto lse_TN = at::empty({q.size(0), q.size(1)}, q.options().dtype(at::kFloat));
-    for (std::size_t d = 0; d + 1 < offsets.size(); ++d) {
-      const auto begin = offsets[d], end = offsets[d + 1];
-      if (begin == end) continue;
-      const auto [out_1NtH, lse_1Nt] = at::_scaled_dot_product_flash_attention_for_cpu(
-          document(q, begin, end), document(k, begin, end), document(v_TKH, begin, end),
-          /*dropout_p=*/0.0, /*is_causal=*/true);
-      document(out_TNH, begin, end).copy_(out_1NtH);
-      lse_TN.narrow(0, begin, end - begin).copy_(lse_1Nt.squeeze(0).t());
-    }
-    ctx->save_for_backward({q, k, v_TKH, out_TNH, lse_TN, angles.cos_TF, angles.sin_TF});
+    const auto q = kernels::rotate(by_token(q_TNH), angles.cos_TF, angles.sin_TF);
+    const auto k = kernels::rotate(by_token(k_TKH), angles.cos_TF, angles.sin_TF);
+    const auto v = v_TKH.contiguous();
+    const auto result = kernels::block_attention(q, k, v, offsets, scale_of(q));
+    ctx->save_for_backward(
+        {q, k, v, result.out_TNH, result.log_sum_TN, angles.cos_TF, angles.sin_TF});
     ctx->saved_data["offsets"] = std::vector<std::int64_t>(offsets.begin(), offsets.end());
-    return out_TNH;
+    return result.out_TNH;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
     const auto saved = ctx->get_saved_variables();
-    const auto &q = saved[0], &k = saved[1], &v = saved[2], &out = saved[3], &lse_TN = saved[4];
+    const auto &q = saved[0], &cos_TF = saved[5], &sin_TF = saved[6];
     const auto offsets = ctx->saved_data["offsets"].toIntVector();
-    const auto dout_TNH = gradients[0].contiguous();
-    auto dq_TNH = at::empty_like(q), dk_TKH = at::empty_like(k);
-    auto dv_TKH = at::empty(v.sizes(), v.options());
-    for (std::size_t d = 0; d + 1 < offsets.size(); ++d) {
-      const auto begin = offsets[d], end = offsets[d + 1];
-      if (begin == end) continue;
-      const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
-          document(dout_TNH, begin, end), document(q, begin, end), document(k, begin, end),
-          document(v, begin, end), document(out, begin, end),
-          lse_TN.narrow(0, begin, end - begin).t().unsqueeze(0).contiguous(), /*dropout_p=*/0.0,
-          /*is_causal=*/true);
-      document(dq_TNH, begin, end).copy_(dq);
-      document(dk_TKH, begin, end).copy_(dk);
-      document(dv_TKH, begin, end).copy_(dv);
-    }
-    return {kernels::rotate(dq_TNH, saved[5], saved[6], /*inverse=*/true),
-            kernels::rotate(dk_TKH, saved[5], saved[6], /*inverse=*/true),
-            dv_TKH,
+    const auto d =
+        kernels::block_attention_backward(gradients[0].contiguous(), q, saved[1], saved[2],
+                                          {saved[3], saved[4]}, offsets, scale_of(q));
+    return {kernels::rotate(d.dq_TNH, cos_TF, sin_TF, /*inverse=*/true),
+            kernels::rotate(d.dk_TKH, cos_TF, sin_TF, /*inverse=*/true),
+            d.dv_TKH,
             {},
             {}};
   }
