@@ -1,5 +1,5 @@
 tailor_add_test(models matvec tailor::kernels)
-tailor_add_test(models random)
+tailor_add_test(models random tailor::kernels)
 tailor_add_test(models cached_attention tailor::kernels)
 tailor_add_test(models sampler tailor::generation)
 tailor_add_test(models kernels tailor::kernels)
