@@ -13,6 +13,7 @@
 
 #include "models/kernels/arithmetic.hpp"
 #include "trainer/cli/commands.hpp"
+#include "trainer/cli/devices.hpp"
 
 namespace tailor::trainer::cli {
 namespace {
@@ -50,7 +51,10 @@ nlohmann::ordered_json examine() {
   out["arithmetic_for_bfloat16_weights"] =
       models::kernels::describe(best) +
       (best == Arithmetic::Float32 ? " over bfloat16 storage" : "");
-  out["backends"] = {{"cpu", true}, {"mpi", false}, {"cuda", false}, {"nccl", false}};
+  const auto gpus = accelerators();
+  out["cuda"] = gpus.built_with_cuda;
+  out["cuda_runtime"] = gpus.runtime;
+  out["gpus"] = gpus.devices;
   return out;
 }
 
@@ -68,7 +72,12 @@ int doctor(bool json) {
               found["memory_available_gib"].get<double>());
   std::printf("bfloat16     computed with %s\n", text("arithmetic_for_bfloat16_weights").c_str());
   std::printf("threads      %d\n", found["threads"].get<int>());
-  std::printf("devices      cpu (this build has no MPI, CUDA or NCCL)\n");
+  std::printf("devices      training and generation run on the CPU, on one rank\n");
+  if (found["cuda"].get<bool>())
+    std::printf("gpus         %zu visible to %s\n", found["gpus"].size(),
+                text("cuda_runtime").c_str());
+  for (const auto& gpu : found["gpus"])
+    std::printf("             %s\n", gpu.get<std::string>().c_str());
   if (!found["bfloat16_products"].get<bool>())
     std::printf("note         no AVX-512 BF16 or AMX: bfloat16 weights are widened to float32\n");
   if (memory_gib("MemAvailable") < 2.0)

@@ -1,0 +1,24 @@
+#include <cuda_runtime_api.h>
+
+#include "trainer/cli/devices.hpp"
+
+namespace tailor::trainer::cli {
+
+Accelerators accelerators() {
+  Accelerators out{.built_with_cuda = true, .runtime = "", .devices = {}};
+  int version = 0;
+  if (cudaRuntimeGetVersion(&version) == cudaSuccess)
+    out.runtime =
+        "CUDA " + std::to_string(version / 1000) + '.' + std::to_string(version % 1000 / 10);
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) return out;  // no driver, or no device
+  for (int i = 0; i < count; ++i) {
+    cudaDeviceProp properties{};
+    if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) continue;
+    out.devices.push_back(std::string(properties.name) + ", " +
+                          std::to_string(properties.totalGlobalMem >> 30) + " GiB");
+  }
+  return out;
+}
+
+}  // namespace tailor::trainer::cli
