@@ -17,10 +17,13 @@
 HWY_BEFORE_NAMESPACE();
 namespace tailor::models::kernels::HWY_NAMESPACE {
 
-/// p[j] = exp(score[j] - log_sum) for the first `seen` keys, 0 for the others. Answers log_sum, the
-/// log of sum exp(score) over the seen keys.
+/// p[j] = exp(score[j] - top) for the first `seen` keys, top their largest score; 0 for the others.
+/// Answers the sum of p, which divides later, and top.
+struct Softmax {
+  float sum, top;
+};
 template <class T>
-float softmax_row(const float* score, std::int64_t seen, std::int64_t n, T* p) {
+Softmax softmax_row(const float* score, std::int64_t seen, std::int64_t n, T* p) {
   const Floats d;
   auto tops = hn::Set(d, -std::numeric_limits<float>::infinity());
   auto top = -std::numeric_limits<float>::infinity();
@@ -34,17 +37,17 @@ float softmax_row(const float* score, std::int64_t seen, std::int64_t n, T* p) {
   for_row(
       d, seen,
       [&](std::int64_t j) {
-        sums = hn::Add(sums, hn::Exp(d, hn::Sub(hn::LoadU(d, score + j), vtop)));
+        const auto v = hn::Exp(d, hn::Sub(hn::LoadU(d, score + j), vtop));
+        sums = hn::Add(sums, v);
+        store(d, v, p + j);
       },
-      [&](std::int64_t j) { rest += std::exp(score[j] - top); });
-  const auto log_sum = top + std::log(hn::GetLane(hn::SumOfLanes(d, sums)) + rest);
-  const auto shift = hn::Set(d, log_sum);
-  for_row(
-      d, seen,
-      [&](std::int64_t j) { store(d, hn::Exp(d, hn::Sub(hn::LoadU(d, score + j), shift)), p + j); },
-      [&](std::int64_t j) { p[j] = static_cast<T>(std::exp(score[j] - log_sum)); });
+      [&](std::int64_t j) {
+        const auto v = std::exp(score[j] - top);
+        rest += v;
+        p[j] = static_cast<T>(v);
+      });
   std::fill(p + seen, p + n, static_cast<T>(0.0F));
-  return log_sum;
+  return {hn::GetLane(hn::SumOfLanes(d, sums)) + rest, top};
 }
 
 /// p[j] = exp(score[j] - log_sum), ds[j] = scale p[j] (dp[j] - dot); 0 beyond the seen keys.
@@ -80,19 +83,25 @@ float dot_row(const T* a, const T* b, std::int64_t size) {
   return hn::GetLane(hn::SumOfLanes(d, sums)) + rest;
 }
 
+/// y = factor x in y's dtype.
 template <class T>
-void narrow_row(const float* x, std::int64_t size, T* y) {
+void narrow_row(const float* x, float factor, std::int64_t size, T* y) {
   const Floats d;
+  const auto f = hn::Set(d, factor);
   for_row(
-      d, size, [&](std::int64_t i) { store(d, hn::LoadU(d, x + i), y + i); },
-      [&](std::int64_t i) { y[i] = static_cast<T>(x[i]); });
+      d, size, [&](std::int64_t i) { store(d, hn::Mul(f, hn::LoadU(d, x + i)), y + i); },
+      [&](std::int64_t i) { y[i] = static_cast<T>(factor * x[i]); });
 }
 
-float softmax_float(const float* s, std::int64_t seen, std::int64_t n, float* p) {
-  return softmax_row(s, seen, n, p);
+void softmax_float(const float* s, std::int64_t seen, std::int64_t n, float* p, float* sum,
+                   float* top) {
+  const auto row = softmax_row(s, seen, n, p);
+  *sum = row.sum, *top = row.top;
 }
-float softmax_bf16(const float* s, std::int64_t seen, std::int64_t n, c10::BFloat16* p) {
-  return softmax_row(s, seen, n, p);
+void softmax_bf16(const float* s, std::int64_t seen, std::int64_t n, c10::BFloat16* p, float* sum,
+                  float* top) {
+  const auto row = softmax_row(s, seen, n, p);
+  *sum = row.sum, *top = row.top;
 }
 void gradient_float(const float* s, const float* dp, float log_sum, float dot, float scale,
                     std::int64_t seen, std::int64_t n, float* p, float* ds) {
@@ -106,8 +115,12 @@ float dot_float(const float* a, const float* b, std::int64_t size) { return dot_
 float dot_bf16(const c10::BFloat16* a, const c10::BFloat16* b, std::int64_t size) {
   return dot_row(a, b, size);
 }
-void narrow_float(const float* x, std::int64_t size, float* y) { narrow_row(x, size, y); }
-void narrow_bf16(const float* x, std::int64_t size, c10::BFloat16* y) { narrow_row(x, size, y); }
+void narrow_float(const float* x, float factor, std::int64_t size, float* y) {
+  narrow_row(x, factor, size, y);
+}
+void narrow_bf16(const float* x, float factor, std::int64_t size, c10::BFloat16* y) {
+  narrow_row(x, factor, size, y);
+}
 
 }  // namespace tailor::models::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -139,18 +152,14 @@ template <class T>
 struct Rows;
 template <>
 struct Rows<float> {
-  static constexpr auto softmax = [](auto... a) {
-    return HWY_DYNAMIC_DISPATCH(softmax_float)(a...);
-  };
+  static constexpr auto softmax = [](auto... a) { HWY_DYNAMIC_DISPATCH(softmax_float)(a...); };
   static constexpr auto gradient = [](auto... a) { HWY_DYNAMIC_DISPATCH(gradient_float)(a...); };
   static constexpr auto dot = [](auto... a) { return HWY_DYNAMIC_DISPATCH(dot_float)(a...); };
   static constexpr auto narrow = [](auto... a) { HWY_DYNAMIC_DISPATCH(narrow_float)(a...); };
 };
 template <>
 struct Rows<c10::BFloat16> {
-  static constexpr auto softmax = [](auto... a) {
-    return HWY_DYNAMIC_DISPATCH(softmax_bf16)(a...);
-  };
+  static constexpr auto softmax = [](auto... a) { HWY_DYNAMIC_DISPATCH(softmax_bf16)(a...); };
   static constexpr auto gradient = [](auto... a) { HWY_DYNAMIC_DISPATCH(gradient_bf16)(a...); };
   static constexpr auto dot = [](auto... a) { return HWY_DYNAMIC_DISPATCH(dot_bf16)(a...); };
   static constexpr auto narrow = [](auto... a) { HWY_DYNAMIC_DISPATCH(narrow_bf16)(a...); };
@@ -212,14 +221,17 @@ void forward_task(const Task& task, const Layout& layout, const ForwardPointers<
     scratch.rows.resize(static_cast<std::size_t>(rows * h));
     gemm_nt(rows, n, h, scale, at.q + first * qs + task.head * h, qs, k, ks, 0.0F,
             scratch.scores.data(), n);
-    for (std::int64_t i = 0; i < rows; ++i)
-      at.log_sum[(first + i) * at.num_heads + task.head] =
-          Rows<T>::softmax(const_cast<const float*>(scratch.scores.data()) + i * n, i0 + i + 1, n,
-                           scratch.p.data() + i * n);
+    float sums[kBlockRows];
+    for (std::int64_t i = 0; i < rows; ++i) {
+      float top = 0.0F;
+      Rows<T>::softmax(const_cast<const float*>(scratch.scores.data()) + i * n, i0 + i + 1, n,
+                       scratch.p.data() + i * n, sums + i, &top);
+      at.log_sum[(first + i) * at.num_heads + task.head] = top + std::log(sums[i]);
+    }
     gemm_nn(rows, h, n, 1.0F, const_cast<const T*>(scratch.p.data()), n, v, ks, 0.0F,
             scratch.rows.data(), h);
     for (std::int64_t i = 0; i < rows; ++i)
-      Rows<T>::narrow(const_cast<const float*>(scratch.rows.data()) + i * h, h,
+      Rows<T>::narrow(const_cast<const float*>(scratch.rows.data()) + i * h, 1.0F / sums[i], h,
                       at.out + (first + i) * out_stride + task.head * h);
   }
 }
@@ -269,7 +281,7 @@ void backward_task(const Task& task, const Layout& layout, const BackwardPointer
     gemm_tn(n, h, rows, 1.0F, ds, n, q, qs, beta, dk, os);
     gemm_nn(rows, h, n, 1.0F, ds, n, k, ks, 0.0F, scratch.rows.data(), h);
     for (std::int64_t i = 0; i < rows; ++i)
-      Rows<T>::narrow(const_cast<const float*>(scratch.rows.data()) + i * h, h,
+      Rows<T>::narrow(const_cast<const float*>(scratch.rows.data()) + i * h, 1.0F, h,
                       at.dq + (first + i) * os + task.head * h);
   }
 }

@@ -37,6 +37,28 @@ TEST_CASE("attention equals its reference, forward and backward", "[models]") {
   for (std::size_t i = 0; i < 4; ++i) CHECK(at::allclose(fast[i], plain[i], tolerance, tolerance));
 }
 
+TEST_CASE("attention over several blocks of queries equals its reference", "[models]") {
+  at::manual_seed(0);
+  const std::vector<std::int64_t> offsets{0, 300, 428, 429, 559};  // 3 blocks, 1, a token, 2
+  const auto length = offsets.back();
+  auto q = at::randn({length, 6, 16}).requires_grad_(),
+       k = at::randn({length, 2, 16}).requires_grad_(),
+       v = at::randn({length, 2, 16}).requires_grad_();
+  std::vector<at::Tensor> positions;
+  for (std::size_t d = 0; d + 1 < offsets.size(); ++d)
+    positions.push_back(at::arange(offsets[d + 1] - offsets[d], at::kLong));
+  const auto angles = angles_for(at::cat(positions), 16);
+  const auto g = at::randn({length, 6, 16});
+  const auto run = [&](auto f) {
+    for (auto* t : {&q, &k, &v}) t->mutable_grad() = at::Tensor();
+    const auto y = f(q, k, v, angles, offsets);
+    y.backward(g);
+    return std::vector<at::Tensor>{y.detach(), q.grad(), k.grad(), v.grad()};
+  };
+  const auto fast = run(causal_attention), plain = run(causal_attention_reference);
+  for (std::size_t i = 0; i < 4; ++i) CHECK(at::allclose(fast[i], plain[i], 1e-4, 1e-5));
+}
+
 TEST_CASE("decoding token by token equals one forward over the whole document", "[models]") {
   at::manual_seed(0);
   const std::int64_t length = 11, prompt = GENERATE(1, 4, 10);
