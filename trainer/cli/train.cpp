@@ -4,6 +4,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <utility>
 
 #include "models/files/durable_file.hpp"
 #include "trainer/checkpoint/checkpoint.hpp"
@@ -102,8 +103,7 @@ std::optional<double> last_loss(const fs::path& metrics) {
 }
 
 nlohmann::ordered_json result_json(const RunDirectory& directory, std::int64_t steps,
-                                   std::optional<double> loss,
-                                   const std::optional<Checkpoint>& checkpoint) {
+                                   std::optional<double> loss, const fs::path& resumed_from) {
   const auto or_null = [](const auto& value) {
     return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json();
   };
@@ -115,8 +115,8 @@ nlohmann::ordered_json result_json(const RunDirectory& directory, std::int64_t s
   out["adapter"] =
       has_adapter ? nlohmann::ordered_json(directory.adapter().string()) : nlohmann::ordered_json();
   out["output_dir"] = directory.path().string();
-  out["resumed_from"] =
-      checkpoint ? nlohmann::ordered_json(checkpoint->path.string()) : nlohmann::ordered_json();
+  out["resumed_from"] = resumed_from.empty() ? nlohmann::ordered_json()
+                                             : nlohmann::ordered_json(resumed_from.string());
   return out;
 }
 
@@ -146,7 +146,7 @@ class TrainCommand {
                                    .eval = data_.eval.examples.empty() ? nullptr : &data_.eval,
                                    .base_model = config_.model.name_or_path.string(),
                                    .fingerprints = fingerprints_,
-                                   .checkpoint = checkpoint_ ? &*checkpoint_ : nullptr,
+                                   .checkpoint = std::exchange(checkpoint_, std::nullopt),
                                    .group = *group});
     if (!result.interrupted) write_final_adapter();
     report(result);
@@ -173,7 +173,9 @@ class TrainCommand {
     checkpoint_ = CheckpointFolder(directory_.checkpoints(), config_.output.save_total_limit)
                       .newest(warnings);
     for (const auto& line : warnings) log_warn(line);
-    if (checkpoint_) check_resumable(directory_, config_, *checkpoint_, fingerprints_);
+    if (!checkpoint_) return;
+    resumed_from_ = checkpoint_->path;
+    check_resumable(directory_, config_, *checkpoint_, fingerprints_);
   }
 
   void load() {
@@ -202,7 +204,7 @@ class TrainCommand {
              "the adapter is in " + directory_.adapter().string());
     if (options_.json)
       std::cout << result_json(directory_, checkpoint_->state.step,
-                               last_loss(directory_.path() / "metrics.jsonl"), checkpoint_)
+                               last_loss(directory_.path() / "metrics.jsonl"), resumed_from_)
                 << '\n';
     return 0;
   }
@@ -219,7 +221,7 @@ class TrainCommand {
       log_info("adapter: " + directory_.adapter().string());
     }
     if (!options_.json) return;
-    auto out = result_json(directory_, result.steps, result.loss, checkpoint_);
+    auto out = result_json(directory_, result.steps, result.loss, resumed_from_);
     out["tokens_per_second"] = result.tokens_per_second;
     out["total_steps"] = result.total_steps;
     out["interrupted"] = result.interrupted;
@@ -234,7 +236,8 @@ class TrainCommand {
   models::Pretrained pretrained_;
   JobData data_;
   std::map<std::string, std::string> fingerprints_;
-  std::optional<Checkpoint> checkpoint_;
+  std::optional<Checkpoint> checkpoint_;  // until the loop takes it over
+  fs::path resumed_from_;                 // its folder; empty at a fresh start
   std::unique_ptr<models::CausalLM> model_;
   std::unique_ptr<peft::LoraAdapter> adapter_;
 };

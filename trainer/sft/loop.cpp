@@ -44,7 +44,7 @@ at::Tensor flatten(const FlatParameters& trainable, const NamedTensors& saved,
 
 class SftLoop {
  public:
-  explicit SftLoop(const SftRun& run)
+  explicit SftLoop(SftRun& run)
       : run_(run),
         config_(run.config.train),
         output_(run.config.output),
@@ -58,7 +58,8 @@ class SftLoop {
     result_.total_steps = total_steps(config_, source_.rows_in_epoch(), run.group.size());
     rate_ = learning_rate(config_, result_.total_steps);
     state_.fingerprints = run.fingerprints;
-    if (run.checkpoint != nullptr) restore(*run.checkpoint);
+    if (run.checkpoint) restore(*run.checkpoint);
+    run.checkpoint.reset();
     saved_step_ = state_.step;
     reporter_.emplace(ReporterOptions{.dir = output_.dir,
                                       .jsonl = output_.jsonl,
@@ -95,6 +96,7 @@ class SftLoop {
     optimizer_.restore(state_.num_updates,
                        flatten(trainable_, state_.first_moment, checkpoint.path),
                        flatten(trainable_, state_.second_moment, checkpoint.path));
+    state_.first_moment = state_.second_moment = {};
   }
 
   /// This rank's documents of the next step. Every rank draws all rows, so that the order of the
@@ -204,6 +206,6 @@ std::int64_t total_steps(const TrainConfig& config, std::int64_t rows_in_epoch, 
   return std::max<std::int64_t>(steps, 1);
 }
 
-SftResult train_sft(const SftRun& run) { return SftLoop(run)(); }
+SftResult train_sft(SftRun run) { return SftLoop(run)(); }
 
 }  // namespace tailor::trainer

@@ -25,7 +25,7 @@ struct SftRun {
   const Dataset* eval = nullptr;  // none: no evaluation
   std::string base_model;         // for adapter_config.json
   std::map<std::string, std::string> fingerprints;
-  const Checkpoint* checkpoint = nullptr;  // to go on from
+  std::optional<Checkpoint> checkpoint;  // to go on from; its memory is given back once it is read
   distributed::Group& group;
 };
 
@@ -45,6 +45,6 @@ std::int64_t total_steps(const TrainConfig& config, std::int64_t rows_in_epoch, 
 /// Trains until the last step or a signal (see InterruptGuard): step, report, evaluate and save, by
 /// the intervals of the configuration and at the end. A step is saved behind everything that is
 /// reported of it. Writes the final adapter nowhere but into its checkpoint. Throws NumericError.
-SftResult train_sft(const SftRun& run);
+SftResult train_sft(SftRun run);
 
 }  // namespace tailor::trainer
