@@ -36,7 +36,8 @@ struct LoraConfig {
   double scale_of(const std::string& path) const;
 };
 
-/// Reads the section `peft` of a job file, apart from `method` and `adapter_path`; does not finish().
+/// Reads the section `peft` of a job file, apart from `method` and `adapter_path`; does not
+/// finish().
 LoraConfig read_lora(configs::Section& section);
 
 }  // namespace tailor::peft
