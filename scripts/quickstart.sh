@@ -35,7 +35,8 @@ stage() { # NAME COMMAND...
 
 # The exact final answer, by greedy decoding, on the held-out problems.
 accuracy() { # RESULT.json [OPTION...]
-  "$tailor" eval --model "$model" --data "$data/test.jsonl" --format messages --exact-match --json "${@:2}" >"$1"
+  "$tailor" eval --model "$model" --data "$data/test.jsonl" --exact-match --max-new-tokens 128 --batch-size 32 --json \
+    "${@:2}" >"$1"
   python3 -c 'import json, sys; print(f"exact answers: {100 * json.load(sys.stdin)["exact_match"]:.1f} % of 200")' <"$1"
 }
 

@@ -47,7 +47,7 @@ install_packages() {
   if ((EUID != 0)); then
     if ! sudo -n true 2>/dev/null; then
       echo "setup: packages are missing; run this once, then setup.sh again:" >&2
-      echo "  sudo apt-get install -y --no-install-recommends ${missing[*]}" >&2
+      echo "  sudo apt-get update && sudo apt-get install -y --no-install-recommends ${missing[*]}" >&2
       exit 1
     fi
     as_root=(sudo)

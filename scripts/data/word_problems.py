@@ -31,19 +31,19 @@ def belongs_to_test(numbers: list[int]) -> bool:
 
 
 def draw_numbers(formula: str, rng: random.Random) -> list[int]:
-    """Numbers a child would add or multiply; no result of a step is below 1."""
+    """Numbers that a very small model can learn to add and multiply; no step has a result below 1."""
     if "*" in formula:
-        a, b = rng.randint(2, 9), rng.randint(2, 12)
-        if formula.endswith("- c"):
-            return [a, b, rng.randint(1, min(a * b - 1, 20))]
-        return [a, b] + ([rng.randint(2, 20)] if "c" in formula else [])
-    if formula == "a - b" or formula == "a - b + c":
-        a = rng.randint(10, 60)
-        return [a, rng.randint(2, a - 1)] + ([rng.randint(2, 30)] if "c" in formula else [])
-    a, b = rng.randint(3, 50), rng.randint(2, 40)
-    if formula == "a + b - c":
-        return [a, b, rng.randint(2, min(a + b - 1, 40))]
-    return [a, b] + ([rng.randint(2, 20)] if "c" in formula else [])
+        a, b = rng.randint(2, 6), rng.randint(2, 9)
+    elif formula.startswith("a + b"):
+        a, b = rng.randint(2, 20), rng.randint(2, 15)
+    else:
+        a = rng.randint(5, 25)
+        b = rng.randint(2, a - 1)
+    if "c" not in formula:
+        return [a, b]
+    so_far = a * b if "*" in formula else a + b
+    most = min(12, so_far - 1) if formula.endswith("- c") else 12
+    return [a, b, rng.randint(2, most)]
 
 
 def work_out(formula: str, numbers: list[int]) -> tuple[str, int]:
