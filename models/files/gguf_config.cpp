@@ -130,9 +130,18 @@ Json rope_scaling(const GgufFile& gguf, const GgufMetadata& metadata, const std:
   if (type == "none") return nullptr;
   if (type != "linear") metadata.fail(key, in_quotes(type) + " is not supported");
   const double factor = metadata.number(arch + ".rope.scaling.factor", old_factor);
-  if (!(factor >= 1)) metadata.fail(arch + ".rope.scaling.factor", "expected at least 1");
+  if (!(factor >= 1 && std::isfinite(factor))) {
+    metadata.fail(arch + ".rope.scaling.factor", "expected a number of at least 1");
+  }
   if (factor == 1) return nullptr;
   return {{"rope_type", "linear"}, {"factor", shortest_decimal(factor)}};
+}
+
+double positive_number(const GgufMetadata& metadata, const std::string& key,
+                       std::optional<double> fallback = {}) {
+  const double value = metadata.number(key, fallback);
+  if (!(value > 0 && std::isfinite(value))) metadata.fail(key, "expected a number above 0");
+  return shortest_decimal(value);
 }
 
 void add_dimensions(Json& config, const GgufFile& gguf, const GgufMetadata& metadata,
@@ -146,8 +155,20 @@ void add_dimensions(Json& config, const GgufFile& gguf, const GgufMetadata& meta
   if (embedding == nullptr || embedding->shape.size() != 2) {
     throw FileError(metadata.file() + ": tensor \"token_embd.weight\": expected a matrix");
   }
-  const std::int64_t hidden = positive("embedding_length"),
-                     heads = positive("attention.head_count");
+  const std::int64_t hidden = positive("embedding_length");
+  if (embedding->shape[1] != hidden) {
+    metadata.fail(arch + ".embedding_length", "expected the embedding's " +
+                                                  std::to_string(embedding->shape[1]) + ", found " +
+                                                  std::to_string(hidden));
+  }
+  // A count out of thin air would have somebody allocate that many layers.
+  const std::int64_t layers = positive("block_count");
+  const std::string last = "blk." + std::to_string(layers - 1) + ".attn_norm.weight";
+  if (find_tensor(gguf.header(), last) == nullptr) {
+    metadata.fail(arch + ".block_count",
+                  std::to_string(layers) + ", but there is no tensor " + in_quotes(last));
+  }
+  const std::int64_t heads = positive("attention.head_count");
   const std::int64_t head_dim = positive("attention.key_length", hidden / heads);
   for (const char* const key : {"attention.value_length", "rope.dimension_count"}) {
     if (positive(key, head_dim) != head_dim) {
@@ -158,7 +179,7 @@ void add_dimensions(Json& config, const GgufFile& gguf, const GgufMetadata& meta
   config["vocab_size"] = embedding->shape[0];
   config["hidden_size"] = hidden;
   config["intermediate_size"] = positive("feed_forward_length");
-  config["num_hidden_layers"] = positive("block_count");
+  config["num_hidden_layers"] = layers;
   config["num_attention_heads"] = heads;
   config["num_key_value_heads"] = positive("attention.head_count_kv", heads);
   config["head_dim"] = head_dim;
@@ -182,9 +203,8 @@ std::string gguf_config_json(const GgufFile& gguf, const GgufMetadata& metadata)
   config["model_type"] = arch;
   add_dimensions(config, gguf, metadata, arch);
   config["hidden_act"] = "silu";
-  config["rms_norm_eps"] =
-      shortest_decimal(metadata.number(arch + ".attention.layer_norm_rms_epsilon"));
-  const double theta = shortest_decimal(metadata.number(arch + ".rope.freq_base", 10000.0));
+  config["rms_norm_eps"] = positive_number(metadata, arch + ".attention.layer_norm_rms_epsilon");
+  const double theta = positive_number(metadata, arch + ".rope.freq_base", 10000.0);
   config["rope_theta"] = theta;
   config["rope_scaling"] =
       rope_scaling(gguf, metadata, arch, theta, config["head_dim"].get<std::int64_t>());

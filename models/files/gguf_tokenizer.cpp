@@ -31,6 +31,9 @@ void read_tokens(const GgufMetadata& metadata, text::TokenizerSpec& spec) {
     // Writers fill the vocabulary up to the embedding's rows with tokens of this kind.
     if (kinds[id] == kUnused) spec.vocab[id].clear();
     if (kinds[id] != kControl && kinds[id] != kUserDefined && kinds[id] != kUnknown) continue;
+    if (spec.vocab[id].empty()) {
+      metadata.fail("tokenizer.ggml.tokens", "token " + std::to_string(id) + " is empty");
+    }
     text::AddedToken token;
     token.id = static_cast<std::int64_t>(id);
     token.content = spec.vocab[id];

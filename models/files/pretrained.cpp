@@ -14,6 +14,17 @@ void check_single_file(const GgufMetadata& metadata) {
   }
 }
 
+/// Every id needs a row of the embedding.
+void check_ids(const GgufMetadata& metadata, const TensorSource& tensors, std::int64_t num_tokens) {
+  for (const TensorEntry& entry : tensors.entries()) {
+    if (entry.name == "model.embed_tokens.weight" && entry.shape[0] < num_tokens) {
+      metadata.fail("tokenizer.ggml.tokens", std::to_string(num_tokens) + " tokens, but the " +
+                                                 "embedding has " + std::to_string(entry.shape[0]) +
+                                                 " rows");
+    }
+  }
+}
+
 Pretrained open_gguf_model(const std::filesystem::path& path) {
   const auto gguf = open_gguf(path);
   const GgufMetadata metadata(gguf->header(), path.string());
@@ -24,6 +35,7 @@ Pretrained open_gguf_model(const std::filesystem::path& path) {
   model.config_file = path.string();
   model.tensors = gguf_as_hf_tensors(gguf, metadata);
   model.tokenizer = text::make_tokenizer(gguf_tokenizer(metadata));
+  check_ids(metadata, *model.tensors, model.tokenizer->size());
   model.chat_template = metadata.text("tokenizer.chat_template", "");
   model.generation.eos_token_id = gguf_eos_ids(metadata);
   model.generation.bos_token_id = model.tokenizer->spec().bos_id;

@@ -169,6 +169,41 @@ def write_seeds(folder, source):
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
+    write_model_seed(folder / "gguf/model", source)
+
+
+def write_model_seed(file, source):
+    """The smallest whole model: one layer, a vocabulary of six tokens, Llama 3's rope factors."""
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_string("general.source", source)
+    for add, value in (
+        (writer.add_context_length, 64),
+        (writer.add_embedding_length, 8),
+        (writer.add_feed_forward_length, 8),
+        (writer.add_block_count, 1),
+        (writer.add_head_count, 2),
+        (writer.add_head_count_kv, 1),
+        (writer.add_rope_freq_base, 10000.0),
+        (writer.add_layer_norm_rms_eps, 1e-5),
+        (writer.add_tokenizer_model, "gpt2"),
+        (writer.add_tokenizer_pre, "llama-bpe"),
+        (writer.add_token_list, ["<s>", "a", "b", "ab", "\u0120", "1"]),
+        (writer.add_token_types, [3, 1, 1, 1, 4, 1]),
+        (writer.add_token_merges, ["a b"]),
+        (writer.add_bos_token_id, 0),
+        (writer.add_eos_token_id, 0),
+        (writer.add_add_bos_token, True),
+    ):
+        add(value)
+    writer.add_tensor("token_embd.weight", numpy.ones((6, 8), dtype="<f2"))
+    writer.add_tensor("blk.0.attn_norm.weight", numpy.ones(8, dtype="<f4"))
+    writer.add_tensor("blk.0.attn_q.weight", numpy.ones((8, 8), dtype="<f2"))
+    rope = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)
+    writer.add_tensor("rope_freqs.weight", rope_factors(rope, 10000.0, 4))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def main():
@@ -177,9 +212,8 @@ def main():
     parser.add_argument("--seeds", type=pathlib.Path, default=GOLDEN.parent / "fuzz/seeds")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    versions = {"gguf": version("gguf"), "numpy": numpy.__version__}
-    source = "scripts/golden/make_file_goldens.py, " + ", ".join(f"{k} {v}" for k, v in versions.items())
-    write_dequantize(arguments.out / "dequantize.safetensors", versions)
+    source = f"scripts/golden/make_file_goldens.py, gguf {version('gguf')}, numpy {numpy.__version__}"
+    write_dequantize(arguments.out / "dequantize.safetensors", {"source": source})
     for name, pre in PRE.items():
         write_gguf(GOLDEN / name, arguments.out / f"{name}.gguf", pre, source)
     write_seeds(arguments.seeds, source)

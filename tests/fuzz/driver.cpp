@@ -80,16 +80,18 @@ std::vector<Bytes> read_seeds(const std::vector<std::filesystem::path>& inputs) 
   return seeds;
 }
 
-/// The file that holds the input which is running.
+/// The file that holds the input which is running. One that is run again is kept in the end.
 class LastInput {
  public:
-  explicit LastInput(std::string path)
-      : path_(std::move(path)), file_(open(path_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644)) {
+  LastInput(std::string path, bool keep)
+      : path_(std::move(path)),
+        keep_(keep),
+        file_(open(path_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644)) {
     if (file_ < 0) throw std::runtime_error(path_ + ": cannot be written");
   }
   ~LastInput() {
     close(file_);
-    unlink(path_.c_str());
+    if (!keep_) unlink(path_.c_str());
   }
   LastInput(const LastInput&) = delete;
   LastInput& operator=(const LastInput&) = delete;
@@ -103,6 +105,7 @@ class LastInput {
 
  private:
   std::string path_;
+  bool keep_;
   int file_;
 };
 
@@ -235,7 +238,12 @@ void limit_memory() {
 
 void run(const Options& options, const std::string& program) {
   const std::vector<Bytes> seeds = read_seeds(options.inputs);
-  LastInput last(program + ".input");
+  const std::string name = program + ".input";
+  const auto is_last = [&](const std::filesystem::path& input) {
+    std::error_code missing;
+    return std::filesystem::equivalent(input, name, missing);
+  };
+  LastInput last(name, std::any_of(options.inputs.begin(), options.inputs.end(), is_last));
   limit_memory();
   for (const Bytes& seed : seeds) execute(seed, last);
   Mutator mutator(seeds, options.seed);

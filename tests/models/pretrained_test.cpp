@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -318,6 +319,10 @@ TEST_CASE("Metadata of a GGUF file that is missing, wrong or not supported is na
       {"llama.block_count", {}, "metadata \"llama.block_count\": missing"},
       {"llama.block_count", text("x"), "expected a whole number"},
       {"llama.block_count", number(0), "expected a number above 0"},
+      {"llama.block_count", number(INT64_MAX), "there is no tensor \"blk.9223372036854775806.attn"},
+      {"llama.embedding_length", number(64), "expected the embedding's 32, found 64"},
+      {"llama.rope.freq_base", GgufValue{std::nan("")}, "expected a number above 0"},
+      {"llama.rope.scale_linear", GgufValue{0.5}, "expected a number of at least 1"},
       {"llama.embedding_length", GgufValue{~std::uint64_t{0}}, "is too large"},
       {"llama.attention.head_count_kv",
        GgufValue{GgufValue::Array(std::vector<std::int64_t>{2, 1, 2})}, "layers that differ"},
