@@ -25,6 +25,15 @@ struct Rows {
   std::int64_t begin, end;
 };
 
+/// The processor looks ahead along a row, but a row is short: this far ahead in memory lie later
+/// rows (measured: 1.2 times the bandwidth of one core).
+constexpr std::int64_t kPrefetchBytes = 8192;
+
+template <typename W>
+[[gnu::always_inline]] inline void prefetch(const W* weight) {
+  __builtin_prefetch(reinterpret_cast<const char*>(weight) + kPrefetchBytes);
+}
+
 /// kRows rows of W times kTokens tokens. Every product has a sum of its own over the whole row, so
 /// its bits do not depend on kRows and kTokens.
 template <int kLanes, int kRows, int kTokens, typename W>
@@ -41,6 +50,7 @@ template <int kLanes, int kRows, int kTokens, typename W>
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
       Lanes<kLanes> w;
+      prefetch(weight + r * rows.weight_stride + i);
       load<kLanes>(weight + r * rows.weight_stride + i, w);
 #pragma GCC unroll 4
       for (int k = 0; k < kTokens; ++k) sums[r][k] += w * x_lanes[k];
@@ -108,6 +118,7 @@ template <int kRows, int kTokens>
       x_lanes[k] = (__m512bh)_mm512_maskz_loadu_epi16(mask, x + k * rows.in + i);
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
+      prefetch(weight + r * rows.weight_stride + i);
       const auto w = (__m512bh)_mm512_maskz_loadu_epi16(mask, weight + r * rows.weight_stride + i);
 #pragma GCC unroll 4
       for (int k = 0; k < kTokens; ++k) sums[r][k] = _mm512_dpbf16_ps(sums[r][k], w, x_lanes[k]);
