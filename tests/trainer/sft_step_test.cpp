@@ -41,7 +41,10 @@ class Table {
   StepReport step(const std::vector<const Example*>& documents, double max_grad_norm = 0.0) {
     const auto group = distributed::make_single_group();
     return sft_step(loss(), trainable, optimizer, documents, *group,
-                    {.step = 7, .learning_rate = 0.1, .max_grad_norm = max_grad_norm});
+                    {.step = 7,
+                     .learning_rate = 0.1,
+                     .max_grad_norm = max_grad_norm,
+                     .micro_batch_tokens = 512});
   }
 
  private:
@@ -103,12 +106,12 @@ TEST_CASE("a step cut into micro-batches gives the gradient of the uncut one") {
   CHECK(report.loss == Approx(part.sums.loss / static_cast<double>(report.num_supervised)));
 }
 
-TEST_CASE("documents are cut in order into batches of about 512 tokens") {
+TEST_CASE("documents are cut in order into batches that hold no more than asked for") {
   const auto lengths = [](std::vector<std::int64_t> given) {
     std::vector<Example> examples;
     for (const auto length : given) examples.push_back(example(length, 1, 0));
     std::vector<std::int64_t> out;
-    for (const auto& micro_batch : cut(pointers(examples))) {
+    for (const auto& micro_batch : cut(pointers(examples), 600)) {
       out.push_back(0);
       for (const auto* document : micro_batch.documents)
         out.back() += static_cast<std::int64_t>(document->ids.size());
@@ -118,7 +121,7 @@ TEST_CASE("documents are cut in order into batches of about 512 tokens") {
   using Lengths = std::vector<std::int64_t>;
   CHECK(lengths({512, 512, 512}) == Lengths{512, 512, 512});
   CHECK(lengths({300, 300, 300}) == Lengths{600, 300});
-  CHECK(lengths({500, 500}) == Lengths{500, 500});
+  CHECK(lengths({500, 101}) == Lengths{500, 101});
   CHECK(lengths({100, 2000, 100}) == Lengths{100, 2000, 100});
   CHECK(lengths(Lengths(10, 100)) == Lengths{600, 400});
   CHECK(lengths({}).empty());

@@ -76,7 +76,7 @@ StepSpeed measure_step(models::CausalLM& model, const peft::LoraConfig& lora, st
   const auto documents = random_documents(rows, length, model.shape().vocab_size);
   std::vector<const Example*> pointers;
   for (const auto& document : documents) pointers.push_back(&document);
-  const auto batches = cut(pointers);
+  const auto batches = cut(pointers, micro_batch_tokens(model.arithmetic()));
 
   std::vector<StepSpeed> steps;
   for (std::int64_t run = 0; run < runs + 1; ++run) {  // the first warms up

@@ -17,7 +17,7 @@ LossSums evaluate(const models::CausalLM& model, const Dataset& dataset,
 
   LossSums sums;
   std::int64_t done = 0;
-  for (const auto& micro_batch : cut(documents)) {
+  for (const auto& micro_batch : cut(documents, micro_batch_tokens(model.arithmetic()))) {
     const auto batch = make_batch(micro_batch.documents);
     if (batch.num_supervised > 0) {
       const auto part =
