@@ -23,6 +23,36 @@ TEST_CASE("targets are the labels shifted within each document", "[trainer]") {
   CHECK(batch.num_supervised == 2);
 }
 
+TEST_CASE("a batch is filled up by a document without targets", "[trainer]") {
+  const trainer::Example a{{5, 6, 7}, {-100, 6, 7}};
+  const auto batch = trainer::make_batch({&a}, 4);
+  CHECK(batch.document_offsets == std::vector<std::int64_t>{0, 3, 4});
+  CHECK(at::equal(batch.ids_T, at::tensor({5, 6, 7, 0}, at::kLong)));
+  CHECK(at::equal(batch.targets_T, at::tensor({6, 7, -100, -100}, at::kLong)));
+  CHECK(batch.num_supervised == 2);
+  CHECK(trainer::make_batch({&a}, 3).document_offsets == std::vector<std::int64_t>{0, 3});
+}
+
+TEST_CASE("bfloat16 chunks give each row's loss and gradient, filled up or not", "[trainer]") {
+  if (!models::kernels::has_bf16_products()) return;
+  at::manual_seed(0);
+  const auto model = models::load_causal_lm(models::open_pretrained(kGolden + "/tiny_llama"),
+                                            at::kBFloat16, Arithmetic::BFloat16);
+  const std::int64_t tokens = GENERATE(1, 64, 300);
+  const auto targets = at::randint(288, {tokens}, at::kLong);
+  const auto hidden = at::randn({tokens, 32}, at::kBFloat16);
+  const auto run = [&](auto loss_of) {
+    auto x = hidden.clone().requires_grad_();
+    const auto out = loss_of(*model, x, targets);
+    out.loss.backward();
+    return std::pair(out.loss.template item<double>(), x.grad().to(at::kFloat));
+  };
+  const auto [fast, fast_grad] = run(trainer::summed_cross_entropy);
+  const auto [plain, plain_grad] = run(trainer::summed_cross_entropy_reference);
+  CHECK(fast == Approx(plain).epsilon(0.01));
+  CHECK((fast_grad - plain_grad).norm().item<double>() < 0.03 * plain_grad.norm().item<double>());
+}
+
 TEST_CASE("the mean loss of a tiny model equals that of transformers within 1e-5", "[trainer]") {
   const std::string name = GENERATE("tiny_llama", "tiny_llama3", "tiny_qwen2", "tiny_qwen3");
   CAPTURE(name);

@@ -84,7 +84,7 @@ StepSpeed measure_step(models::CausalLM& model, const peft::LoraConfig& lora, st
     trainable.gradients().zero_();
     Stopwatch watch;
     for (const auto& micro_batch : batches) {
-      const auto batch = make_batch(micro_batch.documents);
+      const auto batch = make_batch(micro_batch.documents, row_multiple(model.arithmetic()));
       const auto hidden = model.hidden_states(batch);
       step.forward_s += watch.lap();
       const auto loss = summed_cross_entropy(model, hidden, batch.targets_T).loss;

@@ -3,13 +3,14 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/gather.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/nonzero.h>
 #include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
@@ -49,14 +50,21 @@ ChunkedPass chunked_pass(const models::kernels::Weight& head, const at::Tensor& 
   const at::NoGradGuard no_grad;
   ChunkedPass out;
   if (gradient) out.dhidden_SD = at::empty_like(hidden_SD);
+  const auto multiple = row_multiple(head.arithmetic());
   for (std::int64_t begin = 0; begin < hidden_SD.size(0); begin += kChunkRows) {
     const auto count = std::min(kChunkRows, hidden_SD.size(0) - begin);
-    auto logits_CV = head.forward(hidden_SD.narrow(0, begin, count));
-    add(out.sums, token_loss_(logits_CV, targets_S.narrow(0, begin, count), gradient));
+    const auto over = (multiple - count % multiple) % multiple;
+    auto rows_CD = hidden_SD.narrow(0, begin, count);
+    if (over > 0)
+      rows_CD = at::cat({rows_CD, at::zeros({over, rows_CD.size(1)}, rows_CD.options())});
+    auto logits_CV = head.forward(rows_CD);
+    auto used_CV = logits_CV.narrow(0, 0, count);
+    add(out.sums, token_loss_(used_CV, targets_S.narrow(0, begin, count), gradient));
     if (!gradient) continue;
+    logits_CV.narrow(0, count, over).zero_();
     at::Tensor dhidden_CD;
     head.backward_(dhidden_CD, logits_CV);
-    out.dhidden_SD.narrow(0, begin, count).copy_(dhidden_CD);
+    out.dhidden_SD.narrow(0, begin, count).copy_(dhidden_CD.narrow(0, 0, count));
   }
   return out;
 }

@@ -18,7 +18,7 @@ LossSums evaluate(const models::CausalLM& model, const Dataset& dataset,
   LossSums sums;
   std::int64_t done = 0;
   for (const auto& micro_batch : cut(documents, micro_batch_tokens(model.arithmetic()))) {
-    const auto batch = make_batch(micro_batch.documents);
+    const auto batch = make_batch(micro_batch.documents, row_multiple(model.arithmetic()));
     if (batch.num_supervised > 0) {
       const auto part =
           summed_cross_entropy(model, model.hidden_states(batch), batch.targets_T).sums;

@@ -117,13 +117,13 @@ class SftLoop {
     const auto begin = Clock::now();
     const auto rate = rate_.at(state_.step);
     const auto number = state_.step + 1;
-    const auto report =
-        sft_step(adapted_loss(run_.model, run_.adapter, config_.seed, number), trainable_,
-                 optimizer_, draw(), run_.group,
-                 {.step = number,
-                  .learning_rate = rate,
-                  .max_grad_norm = config_.max_grad_norm,
-                  .micro_batch_tokens = micro_batch_tokens(run_.model.arithmetic())});
+    const auto report = sft_step(adapted_loss(run_.model, run_.adapter, config_.seed, number),
+                                 trainable_, optimizer_, draw(), run_.group,
+                                 {.step = number,
+                                  .learning_rate = rate,
+                                  .max_grad_norm = config_.max_grad_norm,
+                                  .micro_batch_tokens = micro_batch_tokens(run_.model.arithmetic()),
+                                  .row_multiple = row_multiple(run_.model.arithmetic())});
     check_divergence(number, report.loss, config_, state_.guards);
     check_lora_B(number, rate, trainable_, optimizer_, state_.guards);
     const double elapsed_s = seconds_since(begin);

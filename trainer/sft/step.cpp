@@ -66,7 +66,7 @@ StepReport sft_step(const BatchLoss& batch_loss, FlatParameters& trainable, Adam
   auto sums = at::zeros({2}, at::kDouble);  // loss, correct
   auto* sum = sums.mutable_data_ptr<double>();
   for (const auto& micro_batch : cut(documents, settings.micro_batch_tokens)) {
-    const auto batch = make_batch(micro_batch.documents);
+    const auto batch = make_batch(micro_batch.documents, settings.row_multiple);
     if (batch.num_supervised == 0) continue;
     const auto part = batch_loss(batch, micro_batch.first_token);
     part.loss.backward(share);

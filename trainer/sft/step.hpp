@@ -18,7 +18,7 @@ struct StepSettings {
   std::int64_t step = 0;  // for messages, from 1
   double learning_rate = 0.0;
   double max_grad_norm = 0.0;  // 0: no clipping
-  std::int64_t micro_batch_tokens = 1024;
+  std::int64_t micro_batch_tokens = 1024, row_multiple = 1;
 };
 
 struct StepReport {
