@@ -2,7 +2,9 @@
 #include <ATen/core/grad_mode.h>
 
 #include <catch2/catch.hpp>
+#include <cstdlib>
 #include <fstream>
+#include <iostream>
 #include <sstream>
 
 #include "models/families/causal_lm.hpp"
@@ -112,6 +114,30 @@ TEST_CASE("parameters carry the checkpoint's keys and shapes", "[models]") {
   std::sort(ours.begin(), ours.end());
   std::sort(theirs.begin(), theirs.end());
   CHECK(ours == theirs);
+}
+
+// Hidden: scripts/check_logits.py names a real model and what transformers makes of it.
+TEST_CASE("a given model's logits equal given ones", "[.given]") {
+  const at::NoGradGuard no_grad;
+  const auto* path = std::getenv("TAILOR_GIVEN_MODEL");
+  const auto* file = std::getenv("TAILOR_GIVEN_LOGITS");
+  REQUIRE(path != nullptr);
+  REQUIRE(file != nullptr);
+  const auto golden = models::open_safetensors(file);
+  const auto ids = golden->read("input_ids", at::kLong),
+             expected = golden->read("logits", at::kFloat);
+  const models::Batch batch{ids, at::arange(ids.numel(), at::kLong), {0, ids.numel()}};
+  const auto pretrained = models::open_pretrained(path);
+  const auto exact = models::load_causal_lm(pretrained, at::kFloat, Arithmetic::Float32);
+  const auto difference = largest_difference(logits(*exact, batch), expected);
+  std::cout << "float32: largest difference " << difference << '\n';
+  CHECK(difference <= 1e-3);
+  const auto best = models::kernels::best_arithmetic(at::kBFloat16);
+  const auto narrow = models::load_causal_lm(pretrained, at::kBFloat16, best);
+  const auto error = logits(*narrow, batch) - expected;
+  std::cout << "bfloat16: root mean square difference "
+            << error.square().mean().sqrt().item<double>() << ", largest "
+            << error.abs().max().item<double>() << '\n';
 }
 
 TEST_CASE("an unknown family and unsupported fields are refused by name", "[models]") {
