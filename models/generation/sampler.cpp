@@ -32,8 +32,8 @@ double log_sum_exp(std::span<const float> logits) {
   const auto largest = logits[argmax(logits)];
   const auto sums = softmax_sums(logits, largest, 1.0);
   const auto total = std::accumulate(sums.begin(), sums.end(), 0.0);
-  TORCH_CHECK_VALUE(std::isfinite(total) && std::isfinite(largest),
-                    "sample: the model's logits are not finite");
+  if (!std::isfinite(total) || !std::isfinite(largest))
+    throw NonFiniteLogits("the model's logits are not finite");
   return largest + std::log(total);
 }
 

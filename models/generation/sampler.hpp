@@ -2,9 +2,15 @@
 
 #include <cstdint>
 #include <span>
+#include <stdexcept>
 #include <vector>
 
 namespace tailor::models {
+
+/// The model's logits are NaN or infinite: nothing can be chosen.
+class NonFiniteLogits : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 /// Words and meaning of HF's GenerationConfig. The order is HF's: repetition penalty, temperature,
 /// top-k, top-p, min-p.

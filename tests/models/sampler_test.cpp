@@ -171,9 +171,9 @@ TEST_CASE("sample: logits that are not finite are refused", "[models]") {
   const SamplingConfig config;
   auto logits = random_logits(100, 5);
   logits[70] = std::numeric_limits<float>::quiet_NaN();
-  CHECK_THROWS_AS(one(logits, config), c10::ValueError);
+  CHECK_THROWS_AS(one(logits, config), NonFiniteLogits);
   logits[70] = std::numeric_limits<float>::infinity();
-  CHECK_THROWS_AS(one(logits, config), c10::ValueError);
+  CHECK_THROWS_AS(one(logits, config), NonFiniteLogits);
   CHECK_THROWS_AS(one({}, config), c10::ValueError);
 }
 

@@ -215,10 +215,12 @@ TEST_CASE("problems of all files are told together", "[data]") {
 TEST_CASE("data without a supervised token is an error that shows a sample", "[data]") {
   const DataFileOnDisk data(R"({"messages": [{"role": "user", "content": "hello"}]})",
                             DataFormat::Messages);
-  CHECK_THROWS_WITH(load_dataset({data.file()}, config_of(64), plain()),
-                    Contains("no row is left to train on: of 1 rows 0 are longer than max_length "
-                             "64 and 1 have no supervised token") &&
-                        Contains("\nu:hello<end>"));
+  CHECK_THROWS_WITH(
+      load_dataset({data.file()}, config_of(64), plain()),
+      Contains(
+          "no row is left to learn from or to evaluate: of 1 rows 0 are longer than max_length "
+          "64 and 1 have no supervised token") &&
+          Contains("\nu:hello<end>"));
 }
 
 TEST_CASE("what a format needs of the model is asked for before rows are read", "[data]") {

@@ -1,7 +1,5 @@
 #include "trainer/cli/complete.hpp"
 
-#include <c10/util/Exception.h>
-
 #include "configs/reader.hpp"
 #include "trainer/sft/numeric_error.hpp"
 
@@ -40,9 +38,8 @@ std::vector<models::Completion> complete(const models::CausalLM& model,
   }
   try {
     return models::generate(model, requests, options, on_token, on_completion);
-  } catch (const c10::ValueError& error) {
-    // The prompts are in order, so what is left are logits that are not finite.
-    throw NumericError(error.what_without_backtrace());
+  } catch (const models::NonFiniteLogits& error) {
+    throw NumericError(error.what());
   }
 }
 

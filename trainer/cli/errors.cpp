@@ -19,6 +19,10 @@
 namespace tailor::trainer::cli {
 namespace {
 
+constexpr const char* kOutOfMemory =
+    "out of memory; a smaller data.max_length, batch or model needs less, and `tailor plan` "
+    "estimates how much";
+
 constexpr int kInternal = 1, kInput = 2, kNumbers = 3, kPeers = 4;
 
 /// "cannot write FILE: No space left on device"
@@ -60,11 +64,11 @@ Failure explain(const std::exception_ptr& error) {
   } catch (const std::system_error& e) {  // std::filesystem::filesystem_error is one
     return {kInput, with_hint(e)};
   } catch (const c10::Error& e) {
-    return {kInternal, std::string("internal: ") + e.what_without_backtrace()};
+    const std::string text = e.what_without_backtrace();
+    if (text.find("DefaultCPUAllocator") != std::string::npos) return {kInput, kOutOfMemory};
+    return {kInternal, "internal: " + text};
   } catch (const std::bad_alloc&) {
-    return {kInput,
-            "out of memory; a smaller data.max_length or model needs less, and `tailor plan` "
-            "estimates how much"};
+    return {kInput, kOutOfMemory};
   } catch (const std::exception& e) {
     return {kInternal, std::string("internal: ") + e.what()};
   } catch (...) {

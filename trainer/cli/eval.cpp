@@ -39,6 +39,7 @@ struct Work {
   std::filesystem::path adapter;  // empty: the base
   std::vector<DataFile> files;
   DataConfig data;
+  std::int64_t threads = 0;  // 0: one a core
 };
 
 void check(const EvalOptions& options) {
@@ -47,8 +48,12 @@ void check(const EvalOptions& options) {
     throw configs::ConfigError("expected a job file, or --model and --data");
   if (options.job.empty() && !options.overrides.empty())
     throw configs::ConfigError("--set: overrides a job file, and none is given");
-  require_option(options.max_length >= 0, "--max-length", "a positive number",
-                 static_cast<double>(options.max_length));
+  if (!options.format.empty() && options.data.empty())
+    throw configs::ConfigError("--format: is that of --data, and none is given");
+  if (options.without_adapter && !options.model.adapter.empty())
+    throw configs::ConfigError("--adapter and --without-adapter: expected one of the two");
+  require_option(options.max_length == 0 || options.max_length >= 2, "--max-length",
+                 "2 or a larger number", static_cast<double>(options.max_length));
   require_option(options.max_new_tokens >= 1, "--max-new-tokens", "a positive number",
                  static_cast<double>(options.max_new_tokens));
   require_option(options.batch_size >= 1 && options.batch_size <= 4096, "--batch-size", "1 to 4096",
@@ -105,6 +110,7 @@ Work work_of(const EvalOptions& options) {
     work.model = config.model;
     work.data = config.data;
     work.files = config.data.eval;
+    work.threads = config.train.threads;
     const bool wants_own = options.model.adapter.empty() && !options.without_adapter;
     if (wants_own && config.peft) work.adapter = trained_adapter(config);
     if (!options.model.model.empty()) work.model.name_or_path = options.model.model;
@@ -112,8 +118,8 @@ Work work_of(const EvalOptions& options) {
     if (options.model.compute_dtype != "auto")
       work.model.compute_dtype = options.model.compute_dtype;
   }
-  if (!options.model.adapter.empty() && !options.without_adapter)
-    work.adapter = options.model.adapter;
+  if (!options.model.adapter.empty()) work.adapter = options.model.adapter;
+  if (options.model.threads > 0) work.threads = options.model.threads;
   if (!options.data.empty()) work.files = {{options.data, format_of(options), "--data"}};
   if (work.files.empty())
     throw configs::ConfigError(options.job + ": data.eval: expected a file, or give --data");
@@ -204,7 +210,7 @@ int eval(const EvalOptions& options) {
   std::optional<AnswerRule> rule;
   if (options.exact_match) rule.emplace(options.answer_pattern);
   choose_precision(work.model);
-  set_threads(options.model.threads);
+  set_threads(work.threads);
 
   const auto pretrained = models::open_pretrained(work.model.name_or_path);
   if (work.data.max_length == 0)

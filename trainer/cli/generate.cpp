@@ -60,6 +60,8 @@ void check(const GenerateOptions& options) {
     require_option(!stop.empty(), "--stop", "a string that is not empty", stop);
   if (options.prompt && !options.prompts.empty())
     throw configs::ConfigError("--prompt and --prompts: expected one of the two");
+  if (!options.system.empty() && options.prompt && !options.chat)
+    throw configs::ConfigError("--system: needs --chat; a plain prompt has no system message");
   if (options.interactive && (options.prompt || !options.prompts.empty() || options.json))
     throw configs::ConfigError("--interactive: takes neither --prompt, --prompts nor --json");
 }

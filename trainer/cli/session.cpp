@@ -88,6 +88,8 @@ Tokenization tokenization(const models::Pretrained& pretrained, const std::vecto
   if (has_messages) how.chat = chat_template(pretrained);
   how.assistant_only_loss = config.assistant_only_loss;
   how.completion_only_loss = config.completion_only_loss;
+  how.vocab_size =
+      models::make_causal_lm(pretrained.config_json, pretrained.config_file)->shape().vocab_size;
   return how;
 }
 

@@ -47,6 +47,7 @@ class Loader {
   void add(Example example) {
     ++num_rows_;
     if (!sample_) sample_ = beginning(example, kSampleTokens);
+    check_vocabulary(example);
     const auto max_length = static_cast<std::size_t>(config_.max_length);
     if (example.ids.size() > max_length) {
       if (config_.over_length == OverLength::Raise)
@@ -75,9 +76,19 @@ class Loader {
             {example.labels.begin(), example.labels.begin() + end}};
   }
 
+  void check_vocabulary(const Example& example) const {
+    if (how_.vocab_size == 0 || example.ids.empty()) return;
+    const auto largest = *std::max_element(example.ids.begin(), example.ids.end());
+    if (largest >= how_.vocab_size)
+      throw configs::ConfigError("the row has token id " + std::to_string(largest) + " (\"" +
+                                 how_.tokenizer->token_text(largest) +
+                                 "\"), expected ids below the model's vocab_size " +
+                                 std::to_string(how_.vocab_size));
+  }
+
   std::string nothing_left() const {
-    auto text = "no row is left to train on: of " + std::to_string(num_rows_) + " rows " +
-                std::to_string(dataset_.num_dropped) + " are longer than max_length " +
+    auto text = "no row is left to learn from or to evaluate: of " + std::to_string(num_rows_) +
+                " rows " + std::to_string(dataset_.num_dropped) + " are longer than max_length " +
                 std::to_string(config_.max_length) + " and " +
                 std::to_string(dataset_.num_unsupervised) + " have no supervised token";
     if (dataset_.num_truncated > 0)

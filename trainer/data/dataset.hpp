@@ -17,6 +17,8 @@ struct Tokenization {
   std::shared_ptr<const models::text::Tokenizer> tokenizer;
   std::shared_ptr<const models::text::ChatTemplate> chat;  // needed for messages only
   bool assistant_only_loss = true, completion_only_loss = true;
+  std::int64_t vocab_size =
+      0;  // of the model, which may be smaller than the tokenizer's; 0: unknown
 };
 /// Token ids and labels of a row. The end-of-turn (messages) or end-of-text (prompt_completion,
 /// text) token is supervised, so that the model learns to stop. Prompt and completion are tokenised
