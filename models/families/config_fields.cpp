@@ -1,6 +1,8 @@
 #include "models/families/config_fields.hpp"
 
+#include <algorithm>
 #include <array>
+#include <optional>
 
 namespace tailor::models {
 namespace {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <memory>
+
 #include "configs/reader.hpp"
 #include "models/families/causal_lm.hpp"
 #include "models/layers/self_attention.hpp"

@@ -41,8 +41,7 @@ HWY_INLINE void store(Floats /*d*/, VFloats v, c10::BFloat16* p) {
   hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di32, safe)), d16, reinterpret_cast<std::uint16_t*>(p));
 }
 
-/// Calls body(i, count): whole vectors with count = Lanes(d), then the rest one by one (count 1).
-/// `one` is the scalar twin of `many`.
+/// Calls many(i) for whole vectors of a row, then one(i), its scalar twin, for each element left.
 template <class Many, class One>
 HWY_INLINE void for_row(Floats d, std::int64_t size, const Many& many, const One& one) {
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));

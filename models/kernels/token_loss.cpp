@@ -9,6 +9,7 @@
 
 #include "models/kernels/simd-inl.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 

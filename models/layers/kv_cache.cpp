@@ -21,10 +21,4 @@ at::Tensor KvCache::values(std::int64_t layer, std::int64_t slot) const {
   return values_SCKH_[static_cast<std::size_t>(layer)].select(0, slot);
 }
 
-std::int64_t KvCache::num_bytes() const {
-  std::int64_t bytes = 0;
-  for (const auto& keys : keys_SCKH_) bytes += 2 * static_cast<std::int64_t>(keys.nbytes());
-  return bytes;
-}
-
 }  // namespace tailor::models

@@ -21,7 +21,6 @@ class KvCache {
   /// (capacity, K, H) of one layer and slot: views to write to and read from.
   at::Tensor keys(std::int64_t layer, std::int64_t slot) const;
   at::Tensor values(std::int64_t layer, std::int64_t slot) const;
-  std::int64_t num_bytes() const;
 
  private:
   std::int64_t num_slots_, capacity_;
