@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "models/kernels/lanes.hpp"
+#include "models/kernels/matvec_amx.hpp"
 
 // T tokens, I in, O out
 namespace tailor::models::kernels {
@@ -157,11 +158,12 @@ void widened(const Rows<float, W>& rows, Isa isa) {
   }
 }
 
+constexpr std::int64_t kWeightsATask = 16384;  // below, waking a thread costs more
+
 /// Shares the rows of W among the threads, in whole blocks.
 template <typename X, typename W, typename Kernel>
 void run(const Rows<X, W>& rows, const Kernel& kernel) {
   constexpr std::int64_t kBlock = 4;
-  constexpr std::int64_t kWeightsATask = 16384;  // below, waking a thread costs more
   const auto grain = 1 + kWeightsATask / (kBlock * rows.in + 1);
   at::parallel_for(0, (rows.out + kBlock - 1) / kBlock, grain,
                    [&](std::int64_t begin, std::int64_t end) {
@@ -170,6 +172,29 @@ void run(const Rows<X, W>& rows, const Kernel& kernel) {
                      part.end = std::min(end * kBlock, rows.out);
                      kernel(part);
                    });
+}
+
+/// Whether tiles take the product.
+bool fits_tiles(const at::Tensor& x_TI, const at::Tensor& weight_OI, Isa isa) {
+  return isa == Isa::Amx && x_TI.scalar_type() == at::kBFloat16 &&
+         weight_OI.scalar_type() == at::kBFloat16 && weight_OI.size(1) % kTileDepth == 0 &&
+         weight_OI.size(0) % kTileRows == 0;
+}
+
+void run_tiles(const at::Tensor& x_TI, const at::Tensor& weight_OI, float* y) {
+  const auto x = x_TI.contiguous();
+  const auto num_tokens = x.size(0), in = x.size(1), out = weight_OI.size(0);
+  const auto packed = pack_for_tiles(x.const_data_ptr<c10::BFloat16>(), num_tokens, in);
+  const TileJob job{packed.data(),
+                    weight_OI.const_data_ptr<c10::BFloat16>(),
+                    weight_OI.stride(0),
+                    num_tokens,
+                    in,
+                    out,
+                    y};
+  const auto grain = 1 + kWeightsATask / (kTileRows * in + 1);
+  at::parallel_for(0, out / kTileRows, grain,
+                   [&](std::int64_t begin, std::int64_t end) { multiply_rows(job, begin, end); });
 }
 
 bool is_operand(const at::Tensor& x) {
@@ -190,6 +215,11 @@ void check(const at::Tensor& x_TI, const at::Tensor& weight_OI,
 
 }  // namespace
 
+std::int64_t matvec_max_tokens(const at::Tensor& x_TI, const at::Tensor& weight_OI) {
+  return fits_tiles(x_TI, weight_OI, available_isas().back()) ? kMatvecMaxTileTokens
+                                                              : kMatvecMaxTokens;
+}
+
 at::Tensor matvec(const at::Tensor& x_TI, const at::Tensor& weight_OI,
                   const std::optional<at::Tensor>& bias_O, Isa isa) {
   check(x_TI, weight_OI, bias_O);
@@ -200,7 +230,9 @@ at::Tensor matvec(const at::Tensor& x_TI, const at::Tensor& weight_OI,
     return Rows<X, W>{x, w, weight.stride(0), num_tokens, in, out, y_TO.data_ptr<float>(), 0, out};
   };
   const bool weight_is_bf16 = weight.scalar_type() == at::kBFloat16;
-  if (isa == Isa::Avx512Bf16 && weight_is_bf16 && x_TI.scalar_type() == at::kBFloat16) {
+  if (fits_tiles(x_TI, weight, isa)) {
+    run_tiles(x_TI, weight, y_TO.data_ptr<float>());
+  } else if (isa >= Isa::Avx512Bf16 && weight_is_bf16 && x_TI.scalar_type() == at::kBFloat16) {
     const auto x = x_TI.contiguous();
     run(rows_of(x.const_data_ptr<c10::BFloat16>(), weight.const_data_ptr<c10::BFloat16>()),
         avx512_bf16);
