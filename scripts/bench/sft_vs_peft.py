@@ -19,6 +19,7 @@ import json
 import os
 import pathlib
 import random
+import shlex
 import statistics
 import subprocess
 import sys
@@ -38,15 +39,17 @@ class Run:
     first_loss: float
 
 
-def run(command: list, **kwargs) -> tuple[str, int]:
+def run(command: list, environment: dict[str, str] | None = None) -> tuple[str, int]:
     """Runs a program to its end; its standard output and its peak resident bytes."""
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen([str(word) for word in command], stdout=output, **kwargs)
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        words = [str(word) for word in command]
+        process = subprocess.Popen(words, stdout=output, stderr=errors, env=os.environ | (environment or {}))
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != 0:
-            raise SystemExit(f"sft_vs_peft: exit code {process.returncode} of {process.args}")
         output.seek(0)
+        errors.seek(0)
+        if process.returncode != 0:
+            raise SystemExit(f"sft_vs_peft: exit code {process.returncode} of {shlex.join(words)}\n{errors.read()[-2000:]}")
         return output.read(), usage.ru_maxrss * 1024
 
 
@@ -77,7 +80,7 @@ def run_tailor(arguments: argparse.Namespace, data: pathlib.Path, dtype: str) ->
         }
         path = pathlib.Path(directory, "job.yaml")
         path.write_text(json.dumps(job, indent=1))
-        _, peak_bytes = run([arguments.tailor, "train", path, "--json"], stderr=subprocess.DEVNULL)
+        _, peak_bytes = run([arguments.tailor, "train", path, "--json"])
         lines = [json.loads(line) for line in pathlib.Path(directory, "run/metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "step_time_s" in line]
     return summarize([step["step_time_s"] for step in steps], steps[0]["loss"], peak_bytes)
@@ -86,15 +89,14 @@ def run_tailor(arguments: argparse.Namespace, data: pathlib.Path, dtype: str) ->
 def run_peft(arguments: argparse.Namespace, data: pathlib.Path, dtype: str) -> Run:
     command = [arguments.python, ROOT / "scripts/bench/peft_sft.py", "--model", arguments.model, "--data", data]
     command += ["--dtype", dtype, "--batch", BATCH, "--threads", arguments.threads]
-    environment = dict(os.environ, OMP_NUM_THREADS=str(arguments.threads), HF_HUB_OFFLINE="1")
-    output, peak_bytes = run(command, env=environment, stderr=subprocess.DEVNULL)
+    output, peak_bytes = run(command, {"OMP_NUM_THREADS": str(arguments.threads), "HF_HUB_OFFLINE": "1"})
     result = json.loads(output)
     return summarize(result["step_times_s"], result["losses"][0], peak_bytes)
 
 
 def gemm_gflops(arguments: argparse.Namespace) -> dict[str, float]:
     command = [arguments.tailor, "bench", "gemm", "--json", "--threads", arguments.threads]
-    output, _ = run(command, stderr=subprocess.DEVNULL)
+    output, _ = run(command)
     result = json.loads(output)
     peaks = {dtype: result.get(f"{dtype}_gflops") or 0.0 for dtype in ("float32", "bfloat16")}
     # bfloat16 weights may be multiplied either way: the faster one is the bound.
@@ -129,6 +131,7 @@ def peer_python(work: pathlib.Path) -> pathlib.Path:
 
 
 def prepare(arguments: argparse.Namespace) -> None:
+    arguments.work = arguments.work.resolve()
     arguments.work.mkdir(parents=True, exist_ok=True)
     if not arguments.tailor.exists():
         raise SystemExit(f"sft_vs_peft: no {arguments.tailor}; run scripts/setup.sh and scripts/build.sh")
@@ -138,6 +141,7 @@ def prepare(arguments: argparse.Namespace) -> None:
             subprocess.run([ROOT / "scripts/fetch_model.sh"], check=True, stdout=sys.stderr)
             gguf = ROOT / "downloads/SmolLM2-135M-Instruct.Q4_1.gguf"
             subprocess.run([arguments.tailor, "convert", gguf, arguments.model], check=True, stdout=sys.stderr)
+    arguments.model = arguments.model.resolve()  # a job's relative paths are relative to the job
     arguments.python = arguments.python or peer_python(arguments.work)
 
 
