@@ -127,6 +127,51 @@ TEST_CASE("only the newest checkpoints are kept, ordered by number") {
   CHECK(all.list().size() == 3);
 }
 
+TEST_CASE("a limit never removes the checkpoint just written, but later ones that are damaged") {
+  const Run run;
+  const Folder folder;
+  const CheckpointFolder all(folder.path, std::nullopt);
+  for (const std::int64_t step : {100, 150}) all.save(run.state(step), *run.adapter, "base");
+  fs::remove(all.save(run.state(200), *run.adapter, "base") / "trainer_state.json");
+  const std::int64_t limit = GENERATE(1, 2);
+  const CheckpointFolder limited(folder.path, limit);
+  Names warnings;
+  REQUIRE(limited.newest(warnings)->state.step == 150);
+  limited.save(run.state(160), *run.adapter, "base");
+  CHECK(names_in(folder.path) ==
+        (limit == 1 ? Names{"step-000160"} : Names{"step-000150", "step-000160"}));
+  warnings.clear();
+  CHECK(limited.newest(warnings)->state.step == 160);
+  CHECK(warnings.empty());
+}
+
+TEST_CASE("a checkpoint that cannot be removed does not make a save fail") {
+  const Run run;
+  const Folder folder;
+  const CheckpointFolder checkpoints(folder.path, 1);
+  const auto old = checkpoints.save(run.state(10), *run.adapter, "base");
+  fs::permissions(folder.path, fs::perms::all);
+  fs::permissions(old, fs::perms::owner_read | fs::perms::owner_exec);
+  // In a child, since a superuser may remove everything and has to become somebody else.
+  const pid_t child = fork();
+  if (child == 0) {
+    constexpr uid_t kNobody = 65534;
+    if (geteuid() == 0 && setuid(kNobody) != 0) _exit(4);
+    try {
+      checkpoints.save(run.state(20), *run.adapter, "base");
+      _exit(fs::exists(old) ? 0 : 1);
+    } catch (...) {
+      _exit(2);
+    }
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  fs::permissions(old, fs::perms::owner_all);
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 0);
+  CHECK(names_in(folder.path) == Names{"step-000010", "step-000020"});
+}
+
 TEST_CASE("what a killed process left half written is removed") {
   const Run run;
   const Folder folder;

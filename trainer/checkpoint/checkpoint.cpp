@@ -118,12 +118,21 @@ fs::path CheckpointFolder::save(const TrainState& state, const peft::LoraAdapter
     fs::remove_all(temporary, ignored);
     throw;
   }
-  if (limit_) {
-    const auto all = list();
-    const auto keep = static_cast<std::size_t>(std::max<std::int64_t>(*limit_, 1));
-    for (std::size_t i = 0; i + keep < all.size(); ++i) fs::remove_all(all[i]);
-  }
+  if (limit_) remove_beyond_limit(state.step);
   return target;
+}
+
+void CheckpointFolder::remove_beyond_limit(std::int64_t newest_step) const {
+  std::error_code ignored;  // what cannot be removed now costs room, not the run
+  auto all = list();
+  // The run has gone back behind later ones, which were damaged: counted, they would push out the
+  // one that was just written.
+  while (step_of(all.back()) > newest_step) {
+    fs::remove_all(all.back(), ignored);
+    all.pop_back();
+  }
+  const auto keep = static_cast<std::size_t>(std::max<std::int64_t>(*limit_, 1));
+  for (std::size_t i = 0; i + keep < all.size(); ++i) fs::remove_all(all[i], ignored);
 }
 
 std::vector<fs::path> CheckpointFolder::list() const {

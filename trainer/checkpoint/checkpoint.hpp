@@ -27,9 +27,11 @@ class CheckpointFolder {
   /// the caller holds the lock of the run.
   CheckpointFolder(std::filesystem::path directory, std::optional<std::int64_t> limit);
 
-  /// Saves and then deletes what is beyond the limit, oldest first. Answers the new folder. Throws
-  /// std::system_error (a full disk) or FileError (what was read back differs); the checkpoints
-  /// from before are untouched then, and nothing of the new one stays.
+  /// Saves and then, where there is a limit, deletes checkpoints of later steps (damaged ones that
+  /// the run has gone back behind) and what is beyond the limit, oldest first; what cannot be
+  /// deleted stays. Answers the new folder. Throws std::system_error (a full disk) or FileError
+  /// (what was read back differs); the checkpoints from before are untouched then, and nothing of
+  /// the new one stays.
   std::filesystem::path save(const TrainState& state, const peft::LoraAdapter& adapter,
                              const std::string& base_model) const;
 
@@ -40,6 +42,8 @@ class CheckpointFolder {
   std::vector<std::filesystem::path> list() const;  // oldest first
 
  private:
+  void remove_beyond_limit(std::int64_t newest_step) const;
+
   std::filesystem::path directory_;
   std::optional<std::int64_t> limit_;
 };
