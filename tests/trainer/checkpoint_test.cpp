@@ -203,6 +203,20 @@ TEST_CASE("a damaged checkpoint is named and the one before it is used") {
   CHECK_THAT(warnings[0], Catch::Contains("step-000020") && Catch::Contains(file));
 }
 
+TEST_CASE("a disk that fails is no damaged checkpoint") {
+  const Run run;
+  const Folder folder;
+  const CheckpointFolder checkpoints(folder.path, 3);
+  checkpoints.save(run.state(10), *run.adapter, "base");
+  const auto file = checkpoints.save(run.state(20), *run.adapter, "base") / "trainer_state.json";
+  // It opens and cannot be read, as a file on a failing disk.
+  fs::remove(file);
+  fs::create_directory(file);
+  Names warnings;
+  CHECK_THROWS_AS(checkpoints.newest(warnings), std::system_error);
+  CHECK(warnings.empty());
+}
+
 TEST_CASE("where no checkpoint is whole nothing is begun anew in silence") {
   const Run run;
   const Folder folder;

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <system_error>
 
+#include "configs/reader.hpp"
 #include "models/files/durable_file.hpp"
 #include "models/files/safetensors.hpp"
 #include "trainer/checkpoint/state_file.hpp"
@@ -147,11 +148,17 @@ std::vector<fs::path> CheckpointFolder::list() const {
 std::optional<Checkpoint> CheckpointFolder::newest(std::vector<std::string>& warnings) const {
   const auto all = list();
   for (auto folder = all.rbegin(); folder != all.rend(); ++folder) {
-    try {
-      return read_checkpoint(*folder);
-    } catch (const std::exception& error) {
+    const auto leave_out = [&](const std::exception& error) {
       warnings.push_back("checkpoint " + folder->filename().string() +
                          " is damaged and left out: " + error.what());
+    };
+    // Any other error, of the disk or of memory, says nothing about the checkpoint.
+    try {
+      return read_checkpoint(*folder);
+    } catch (const FileError& error) {
+      leave_out(error);
+    } catch (const configs::ConfigError& error) {
+      leave_out(error);
     }
   }
   if (all.empty()) return std::nullopt;

@@ -36,7 +36,8 @@ class CheckpointFolder {
                              const std::string& base_model) const;
 
   /// The newest checkpoint that is whole. Each damaged one before it adds a line to `warnings`.
-  /// Throws FileError where there are checkpoints and none is whole.
+  /// Throws FileError where there are checkpoints and none is whole, and std::system_error or
+  /// std::bad_alloc where the disk or memory fails: an older one is not taken for that.
   std::optional<Checkpoint> newest(std::vector<std::string>& warnings) const;
 
   std::vector<std::filesystem::path> list() const;  // oldest first
