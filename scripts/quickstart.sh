@@ -37,7 +37,9 @@ stage() { # NAME COMMAND...
 accuracy() { # RESULT.json [OPTION...]
   "$tailor" eval --model "$model" --data "$data/test.jsonl" --exact-match --max-new-tokens 128 --batch-size 32 --json \
     "${@:2}" >"$1"
-  python3 -c 'import json, sys; print(f"exact answers: {100 * json.load(sys.stdin)["exact_match"]:.1f} % of 200")' <"$1"
+  python3 -c 'import json, sys
+result = json.load(sys.stdin)
+print("exact answers: {:.1f} % of {num_rows}".format(100 * result["exact_match"], **result))' <"$1"
 }
 
 show_answers() {
