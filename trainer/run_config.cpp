@@ -39,7 +39,7 @@ void read_parallel(Section section) {
   section.finish();
 }
 
-void read_peft(Section section, const fs::path& base, RunConfig& config) {
+void read_peft(Section section, const PathBase& base, RunConfig& config) {
   section.choice("method", {"lora"}, "lora");
   config.peft = peft::read_lora(section);
   config.adapter_path =
@@ -62,7 +62,7 @@ void tell_flat_names(Section& root) {
   root.redirect("training", "train");
 }
 
-RunConfig read(const Document& document, const fs::path& base) {
+RunConfig read(const Document& document, const PathBase& base) {
   auto root = document.root();
   tell_flat_names(root);
   RunConfig config;
@@ -90,18 +90,19 @@ std::string read_text(const fs::path& file) {
 }  // namespace
 
 RunConfig parse_run_config(const std::string& text, const fs::path& job,
-                           const std::vector<std::string>& overrides) {
+                           const std::vector<std::string>& overrides, Paths paths) {
   auto document = Document::yaml(text, job.string());
   for (const auto& assignment : overrides) document.set(assignment);
-  auto config = read(document, fs::absolute(job).parent_path());
+  auto config = read(document, {.folder = fs::absolute(job).parent_path(), .paths = paths});
   document.check();
   const auto aliases = document.notes();
   config.notes.insert(config.notes.begin(), aliases.begin(), aliases.end());
   return config;
 }
 
-RunConfig read_run_config(const fs::path& job, const std::vector<std::string>& overrides) {
-  return parse_run_config(read_text(job), job, overrides);
+RunConfig read_run_config(const fs::path& job, const std::vector<std::string>& overrides,
+                          Paths paths) {
+  return parse_run_config(read_text(job), job, overrides, paths);
 }
 
 std::string job_schema() {

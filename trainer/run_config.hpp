@@ -84,14 +84,18 @@ struct RunConfig {
   std::vector<std::string> notes;  // accepted aliases and the like, one line each, for the log
 };
 
+/// Whether what a job's paths name is looked for. AsWritten is for the record of an earlier run,
+/// whose model and data may have moved since.
+enum class Paths { Checked, AsWritten };
+
 /// Reads and checks a job file with the overrides of --set. Throws configs::ConfigError with every
 /// problem at once; a file that cannot be read is one too.
 RunConfig read_run_config(const std::filesystem::path& job,
-                          const std::vector<std::string>& overrides);
+                          const std::vector<std::string>& overrides, Paths paths = Paths::Checked);
 
 /// The same from the text of the file, which every rank gets from the first.
 RunConfig parse_run_config(const std::string& text, const std::filesystem::path& job,
-                           const std::vector<std::string>& overrides);
+                           const std::vector<std::string>& overrides, Paths paths = Paths::Checked);
 
 /// The resolved configuration, defaults included, as YAML that read_run_config() accepts.
 std::string to_yaml(const RunConfig& config);

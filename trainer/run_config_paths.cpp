@@ -84,7 +84,7 @@ std::string output_problem(const fs::path& folder) {
   return "expected a folder, found a file: " + folder.string();
 }
 
-fs::path read_path(configs::Section& section, const std::string& key, const fs::path& base,
+fs::path read_path(configs::Section& section, const std::string& key, const PathBase& base,
                    std::string (*problem_of)(const fs::path&), bool optional) {
   const auto text = optional && !section.has(key) ? std::string() : section.text(key);
   if (!section.has(key)) {
@@ -96,7 +96,8 @@ fs::path read_path(configs::Section& section, const std::string& key, const fs::
     section.reject(key, "expected a path");
     return {};
   }
-  const auto path = (base / text).lexically_normal();
+  const auto path = (base.folder / text).lexically_normal();
+  if (base.paths == Paths::AsWritten) return path;
   if (const auto problem = problem_of(path); !problem.empty()) section.report(key, problem);
   return path;
 }

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "configs/reader.hpp"
+#include "trainer/run_config.hpp"
 
 namespace tailor::trainer {
 
@@ -20,10 +21,16 @@ std::string adapter_problem(const std::filesystem::path& adapter);
 /// What hinders writing into a folder that need not exist; or "".
 std::string output_problem(const std::filesystem::path& folder);
 
-/// Reads the path `key`, resolves it against `base` and notes what `problem_of` says of it.
-/// Required unless `optional`, then absent is "".
+/// How the paths of a job are read: where relative ones begin, and whether they are looked up.
+struct PathBase {
+  std::filesystem::path folder;
+  Paths paths = Paths::Checked;
+};
+
+/// Reads the path `key`, resolves it against `base` and, where paths are checked, notes what
+/// `problem_of` says of it. Required unless `optional`, then absent is "".
 std::filesystem::path read_path(configs::Section& section, const std::string& key,
-                                const std::filesystem::path& base,
+                                const PathBase& base,
                                 std::string (*problem_of)(const std::filesystem::path&),
                                 bool optional = false);
 

@@ -10,7 +10,6 @@
 namespace tailor::trainer {
 namespace {
 
-namespace fs = std::filesystem;
 using configs::Section;
 
 constexpr configs::Range kNotNegative{.min = 0.0};
@@ -20,7 +19,7 @@ constexpr configs::Range kBelowOne{.min = 0.0, .max = 1.0, .open_max = true};
 constexpr auto kMaxInteger = std::numeric_limits<std::int64_t>::max();
 constexpr std::int64_t kMaxRows = 1 << 20;  // so that products of rows and lengths fit
 
-std::vector<DataFile> read_files(Section& data, const std::string& key, const fs::path& base,
+std::vector<DataFile> read_files(Section& data, const std::string& key, const PathBase& base,
                                  bool required) {
   constexpr auto kExpected =
       "expected a list of files, as in [{path: data/train.jsonl, format: messages}]";
@@ -103,7 +102,7 @@ void read_batches(Section& train, TrainConfig& config) {
 
 }  // namespace
 
-ModelConfig read_model(Section section, const fs::path& base) {
+ModelConfig read_model(Section section, const PathBase& base) {
   for (const auto* word : {"path", "name", "model_name_or_path", "base_model"})
     section.redirect(word, "name_or_path");
   section.redirect("torch_dtype", "dtype");
@@ -119,7 +118,7 @@ ModelConfig read_model(Section section, const fs::path& base) {
   return config;
 }
 
-DataConfig read_data(Section section, const fs::path& base) {
+DataConfig read_data(Section section, const PathBase& base) {
   constexpr std::int64_t kMaxLength = 1 << 24;
   section.alias("sequence_len", "max_length");
   section.alias("cutoff_len", "max_length");
@@ -166,7 +165,7 @@ TrainConfig read_train(Section section, std::vector<std::string>& notes) {
   return config;
 }
 
-OutputConfig read_output(Section section, const fs::path& base) {
+OutputConfig read_output(Section section, const PathBase& base) {
   section.redirect("output_dir", "dir");
   section.redirect("path", "dir");
   OutputConfig config;

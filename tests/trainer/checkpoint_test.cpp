@@ -311,6 +311,19 @@ TEST_CASE("a resume names what would make it another run and lets the rest pass"
                                    "output.save_steps: begun with 50, now 7"});
 }
 
+TEST_CASE("a resume lets the model and the adapter to begin with lie elsewhere") {
+  RunConfig begun;
+  begun.model.name_or_path = "/old/model";
+  begun.adapter_path = "/old/adapter";
+  auto now = begun;
+  now.model.name_or_path = "/new/model";
+  now.adapter_path.clear();
+  const auto differences = compare_configs(begun, now);
+  CHECK(differences.refused.empty());
+  CHECK(differences.noted == Names{"model.name_or_path: begun with /old/model, now /new/model",
+                                   "peft.adapter_path: begun with /old/adapter, now none"});
+}
+
 TEST_CASE("rows a step may be cut otherwise by a resume, not be others") {
   RunConfig begun;
   begun.train.per_device_train_batch_size = 8;

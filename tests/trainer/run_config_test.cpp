@@ -287,6 +287,19 @@ TEST_CASE("a job file that cannot be read is named", "[trainer]") {
         "nothing.jsonl: the file is empty: nothing.jsonl");
 }
 
+TEST_CASE("paths of an earlier run's configuration need not be there any more", "[trainer]") {
+  const Workspace workspace;
+  const auto text = to_yaml(workspace.read(kSmall, {"peft.adapter_path=adapter"}));
+  for (const auto* name : {"model", "adapter", "train.jsonl"}) fs::remove_all(workspace.dir / name);
+  const auto job = workspace.dir / "job.yaml";
+  CHECK_THROWS_AS(parse_run_config(text, job, {}), ConfigError);
+  const auto config = parse_run_config(text, job, {}, Paths::AsWritten);
+  CHECK(config.model.name_or_path == workspace.dir / "model");
+  CHECK(config.adapter_path == workspace.dir / "adapter");
+  CHECK(config.data.train.at(0).path == workspace.dir / "train.jsonl");
+  CHECK_THROWS_AS(parse_run_config(text, job, {"train.seed=-1"}, Paths::AsWritten), ConfigError);
+}
+
 TEST_CASE("warm-up is given in steps or as a share", "[trainer]") {
   const Workspace workspace;
   CHECK(workspace.read(with_train("warmup_steps: 1")).train.warmup_steps == 1);

@@ -78,6 +78,33 @@ def another_configuration_or_other_data_are_no_resume(make):
     expect("output.dir" in error, error)
 
 
+def a_run_whose_files_have_moved_goes_on(make):
+    straight = make("straight")
+    straight.finish()
+    adapter = straight.file.parent / "begin"
+    shutil.copytree(straight.run / "adapter", adapter)
+
+    job, whole = make("moved"), make("whole")
+    for each in (job, whole):
+        each.file.write_text(each.file.read_text().replace("method: lora,", "method: lora, adapter_path: begin,"))
+    whole.finish()
+    process = job.start()
+    job.wait_for_steps(process, 7)
+    kill(process)
+
+    folder = job.file.parent / "elsewhere"
+    folder.mkdir()
+    text = job.file.read_text()
+    for name in ("train.jsonl", "test.jsonl", "begin"):
+        (job.file.parent / name).rename(folder / name)
+        text = text.replace(f": {name}", f": elsewhere/{name}")
+    job.file.write_text(text)
+    result, error = job.finish()
+    expect("step-0000" in result["resumed_from"], result)
+    expect("peft.adapter_path: begun with" in error, error)
+    expect_equal(job.result(), whole.result(), "resumed with moved files")
+
+
 def accumulation_is_the_same_as_a_larger_batch(make):
     whole, parts = make("whole"), make("parts")
     whole.finish()
@@ -207,6 +234,7 @@ TESTS = [
     a_finished_run_says_so,
     a_longer_run_goes_on_from_the_end_of_the_shorter,
     another_configuration_or_other_data_are_no_resume,
+    a_run_whose_files_have_moved_goes_on,
     accumulation_is_the_same_as_a_larger_batch,
     a_signal_saves_and_the_resumed_run_ends_with_the_same_bytes,
     a_second_process_is_kept_out,

@@ -19,6 +19,9 @@ std::string text(const T& value) {
   }
   return out.str();
 }
+std::string text(const std::filesystem::path& path) {
+  return path.empty() ? "none" : path.string();
+}
 template <typename T>
 std::string text(const std::optional<T>& value) {
   return value ? text(*value) : "none";
@@ -135,11 +138,12 @@ ResumeDifferences compare_configs(const RunConfig& begun, const RunConfig& now) 
   refused("model.compute_dtype", begun.model.compute_dtype, now.model.compute_dtype);
   refused("peft", begun.peft.has_value(), now.peft.has_value());
   if (begun.peft && now.peft) compare_peft(*begun.peft, *now.peft, refused);
-  refused("peft.adapter_path", begun.adapter_path.string(), now.adapter_path.string());
   compare_data(begun.data, now.data, refused);
   compare_train(begun.train, now.train, refused);
 
-  noted("model.name_or_path", begun.model.name_or_path.string(), now.model.name_or_path.string());
+  noted("model.name_or_path", begun.model.name_or_path, now.model.name_or_path);
+  // The run began from it and has its factors in the checkpoint.
+  noted("peft.adapter_path", begun.adapter_path, now.adapter_path);
   noted("train.max_steps", begun.train.max_steps, now.train.max_steps);
   noted("train.num_train_epochs", begun.train.num_train_epochs, now.train.num_train_epochs);
   noted("train.threads", begun.train.threads, now.train.threads);

@@ -53,7 +53,8 @@ void check_resumable(const RunDirectory& directory, const RunConfig& config,
     throw ConfigError("output.dir: " + where +
                       " has checkpoints but no config.yaml that says how they were made; name "
                       "another directory");
-  auto differences = compare_configs(read_run_config(directory.config(), {}), config);
+  auto differences =
+      compare_configs(read_run_config(directory.config(), {}, Paths::AsWritten), config);
   for (const auto& name : compare_fingerprints(checkpoint.state.fingerprints, now)) {
     const bool decisive = name == kModelFingerprint || name == kDataFingerprint;
     (decisive ? differences.refused : differences.noted)
