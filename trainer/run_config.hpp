@@ -50,7 +50,6 @@ struct TrainConfig {
   std::optional<std::int64_t> max_steps;
   double num_train_epochs = 3.0;  // where max_steps is absent
   std::int64_t per_device_train_batch_size = 8;
-  std::int64_t per_device_eval_batch_size = 8;
   std::int64_t gradient_accumulation_steps = 1;
   double max_grad_norm = 1.0;  // 0: off
   double weight_decay = 0.0, adam_beta1 = 0.9, adam_beta2 = 0.999, adam_epsilon = 1e-8;

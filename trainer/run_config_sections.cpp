@@ -92,10 +92,11 @@ void read_schedule(Section& train, TrainConfig& config, std::vector<std::string>
 void read_batches(Section& train, TrainConfig& config) {
   train.alias("micro_batch_size", "per_device_train_batch_size");
   train.redirect("batch_size", "per_device_train_batch_size");
+  if (train.has("per_device_eval_batch_size"))
+    train.reject("per_device_eval_batch_size",
+                 "leave it out: evaluation is cut by tokens, whatever the number of rows");
   config.per_device_train_batch_size =
       train.integer("per_device_train_batch_size", config.per_device_train_batch_size, 1, kMaxRows);
-  config.per_device_eval_batch_size =
-      train.integer("per_device_eval_batch_size", config.per_device_eval_batch_size, 1, kMaxRows);
   config.gradient_accumulation_steps =
       train.integer("gradient_accumulation_steps", config.gradient_accumulation_steps, 1, kMaxRows);
 }

@@ -102,7 +102,6 @@ void write_train(std::string& out, const TrainConfig& train) {
   else
     lines.number("num_train_epochs", train.num_train_epochs);
   lines.integer("per_device_train_batch_size", train.per_device_train_batch_size)
-      .integer("per_device_eval_batch_size", train.per_device_eval_batch_size)
       .integer("gradient_accumulation_steps", train.gradient_accumulation_steps)
       .number("max_grad_norm", train.max_grad_norm)
       .number("weight_decay", train.weight_decay)

@@ -342,4 +342,13 @@ TEST_CASE("a fingerprint that is missing or another is named") {
         Names{"data", "model"});
 }
 
+TEST_CASE("of a fingerprint that is another both values are told where they are words") {
+  const std::map<std::string, std::string> begun{{"model", "0f12"}, {"precision", "float32"}};
+  const std::map<std::string, std::string> now{
+      {"model", "0f13"}, {"precision", "bfloat16"}, {"more", "words"}};
+  CHECK(describe_change("precision", begun, now) == "precision: begun with float32, now bfloat16");
+  CHECK(describe_change("model", begun, now) == "model: not the same any more");
+  CHECK(describe_change("more", begun, now) == "more: not the same any more");
+}
+
 }  // namespace tailor::trainer

@@ -130,7 +130,6 @@ train:
   min_lr_ratio: 0.1
   max_steps: 50
   per_device_train_batch_size: 2
-  per_device_eval_batch_size: 3
   gradient_accumulation_steps: 4
   max_grad_norm: 0
   weight_decay: 0.01
@@ -180,7 +179,6 @@ output:
   CHECK(config.train.min_lr_ratio == 0.1);
   CHECK(config.train.max_steps == 50);
   CHECK(config.train.per_device_train_batch_size == 2);
-  CHECK(config.train.per_device_eval_batch_size == 3);
   CHECK(config.train.gradient_accumulation_steps == 4);
   CHECK(config.train.max_grad_norm == 0.0);
   CHECK(config.train.weight_decay == 0.01);

@@ -164,4 +164,14 @@ std::vector<std::string> compare_fingerprints(const std::map<std::string, std::s
   return out;
 }
 
+std::string describe_change(const std::string& name,
+                            const std::map<std::string, std::string>& begun,
+                            const std::map<std::string, std::string>& now) {
+  const auto before = begun.find(name);
+  const auto& value = now.at(name);
+  if (before == begun.end() || value.find_first_not_of("0123456789abcdef") == std::string::npos)
+    return name + ": not the same any more";
+  return name + ": begun with " + before->second + ", now " + value;
+}
+
 }  // namespace tailor::trainer

@@ -22,4 +22,10 @@ ResumeDifferences compare_configs(const RunConfig& begun, const RunConfig& now);
 std::vector<std::string> compare_fingerprints(const std::map<std::string, std::string>& begun,
                                               const std::map<std::string, std::string>& now);
 
+/// A line about the fingerprint `name`, which is not the same any more. Both values are told where
+/// they are words, as those of "precision" are, and not where they are checksums.
+std::string describe_change(const std::string& name,
+                            const std::map<std::string, std::string>& begun,
+                            const std::map<std::string, std::string>& now);
+
 }  // namespace tailor::trainer

@@ -58,9 +58,9 @@ void check_resumable(const RunDirectory& directory, const RunConfig& config,
   for (const auto& name : compare_fingerprints(checkpoint.state.fingerprints, now)) {
     const bool decisive = name == kModelFingerprint || name == kDataFingerprint;
     (decisive ? differences.refused : differences.noted)
-        .push_back(name + ": not the same any more");
+        .push_back(describe_change(name, checkpoint.state.fingerprints, now));
   }
-  for (const auto& line : differences.noted) log_info("resuming with a change: " + line);
+  for (const auto& line : differences.noted) log_warn("resuming with a change: " + line);
   if (differences.refused.empty()) return;
   std::string text = "cannot resume " + where + ", which was begun otherwise:";
   for (const auto& line : differences.refused) text += "\n  " + line;
