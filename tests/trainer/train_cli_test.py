@@ -195,7 +195,8 @@ def plan_shows_the_job_and_estimates_its_memory(make):
     expect(plan["total_steps"] == 20 and plan["train_data"]["rows"] == 40, plan)
     expect("[[" in plan["sample"], plan["sample"])
     ratio = plan["memory_bytes"]["total"] / result["peak_rss_bytes"]
-    expect(0.5 < ratio < 2.0, f"estimate over peak: {ratio}")
+    sanitized = "ASAN_OPTIONS" in os.environ or "TSAN_OPTIONS" in os.environ  # which take several times the memory
+    expect(sanitized or 0.5 < ratio < 2.0, f"estimate over peak: {ratio}")
     text = subprocess.run([str(job.program), "plan", str(job.file)], capture_output=True, text=True)
     expect(text.returncode == 0 and "q_proj" in text.stdout, text.stderr)
 
