@@ -8,9 +8,9 @@ class App;
 
 namespace tailor::trainer::cli {
 
-/// What the chosen subcommand does; the answer is the exit code. Errors are exceptions: main() turns
-/// them into text and code. A command writes its result to stdout (one JSON object with --json) and
-/// everything else to stderr.
+/// What the chosen subcommand does; the answer is the exit code. Errors are exceptions: main()
+/// turns them into text and code. A command writes its result to stdout (one JSON object with
+/// --json) and everything else to stderr.
 using Action = std::function<int()>;
 
 /// Each adds one subcommand to the program and sets `action` when it is chosen.
