@@ -174,7 +174,7 @@ void run(const Rows<X, W>& rows, const Kernel& kernel) {
                    });
 }
 
-/// Whether tiles take the product.
+/// Whether tiles can take the product.
 bool fits_tiles(const at::Tensor& x_TI, const at::Tensor& weight_OI, Isa isa) {
   return isa == Isa::Amx && x_TI.scalar_type() == at::kBFloat16 &&
          weight_OI.scalar_type() == at::kBFloat16 && weight_OI.size(1) % kTileDepth == 0 &&
@@ -230,7 +230,7 @@ at::Tensor matvec(const at::Tensor& x_TI, const at::Tensor& weight_OI,
     return Rows<X, W>{x, w, weight.stride(0), num_tokens, in, out, y_TO.data_ptr<float>(), 0, out};
   };
   const bool weight_is_bf16 = weight.scalar_type() == at::kBFloat16;
-  if (fits_tiles(x_TI, weight, isa)) {
+  if (num_tokens > kMatvecMaxTokens && fits_tiles(x_TI, weight, isa)) {
     run_tiles(x_TI, weight, y_TO.data_ptr<float>());
   } else if (isa >= Isa::Avx512Bf16 && weight_is_bf16 && x_TI.scalar_type() == at::kBFloat16) {
     const auto x = x_TI.contiguous();
