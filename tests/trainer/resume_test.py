@@ -26,6 +26,7 @@ def main(program, model):
         straight.finish()
 
         killed = Job(program, model, folder, "killed", STEPS, SAVE_STEPS, EVAL_STEPS)
+        in_the_midst = 0
         for number in range(KILLS):
             process = killed.start()
             if number % 5 == 4:
@@ -37,7 +38,10 @@ def main(program, model):
                 time.sleep(rng.uniform(0.0, 0.02))
             kill(process)
             print(f"kill {number}: {killed.logged_steps()} steps logged, {killed.checkpoints()}")
-            expect(process.returncode == -signal.SIGKILL, f"killed in the midst: {process.returncode}")
+            # On a fast machine a late one may find the run at its end.
+            expect(process.returncode in (-signal.SIGKILL, 0), f"killed or done: {process.returncode}")
+            in_the_midst += process.returncode == -signal.SIGKILL
+        expect(in_the_midst >= KILLS - 2, f"kills in the midst of the run: {in_the_midst}")
         result, _ = killed.finish()
         expect(result["steps"] == STEPS, f"the resumed run has {STEPS} steps: {result}")
         expect_equal(killed.result(), straight.result(), "killed and resumed")
