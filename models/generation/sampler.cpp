@@ -22,14 +22,14 @@ struct Candidate {
 };
 
 std::size_t argmax(std::span<const float> logits) {
-  return static_cast<std::size_t>(
-      std::distance(logits.begin(), std::max_element(logits.begin(), logits.end())));
+  const auto first = std::find(logits.begin(), logits.end(), largest_of(logits));
+  return static_cast<std::size_t>(std::distance(logits.begin(), first));
 }
 
 /// log of the sum of exp(logits).
 double log_sum_exp(std::span<const float> logits) {
   TORCH_CHECK_VALUE(!logits.empty(), "sample: no logits");
-  const auto largest = logits[argmax(logits)];
+  const auto largest = largest_of(logits);
   const auto sums = softmax_sums(logits, largest, 1.0);
   const auto total = std::accumulate(sums.begin(), sums.end(), 0.0);
   if (!std::isfinite(total) || !std::isfinite(largest))
@@ -50,7 +50,7 @@ void penalise(std::span<float> logits, std::span<const float> raw,
 
 /// One of all tokens, at `u` (0 to 1) of the distribution's mass.
 std::size_t draw(std::span<const float> logits, double temperature, double u) {
-  const auto largest = logits[argmax(logits)];
+  const auto largest = largest_of(logits);
   const auto sums = softmax_sums(logits, largest, temperature);
   auto left = u * std::accumulate(sums.begin(), sums.end(), 0.0);
   std::size_t chunk = 0;

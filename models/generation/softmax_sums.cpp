@@ -41,6 +41,24 @@ template <int kLanes>
   }
 }
 
+template <int kLanes>
+[[gnu::always_inline]] inline float lanes_largest(std::span<const float> x) {
+  auto largest = -std::numeric_limits<float>::infinity();
+  const auto whole = x.size() - x.size() % kLanes;
+  if (whole > 0) {
+    Lanes<kLanes> most;
+    kernels::load<kLanes>(x.data(), most);
+    for (std::size_t i = kLanes; i < whole; i += kLanes) {
+      Lanes<kLanes> next;
+      kernels::load<kLanes>(x.data() + i, next);
+      most = next > most ? next : most;
+    }
+    for (int k = 0; k < kLanes; ++k) largest = std::max(largest, most[k]);
+  }
+  for (auto i = whole; i < x.size(); ++i) largest = std::max(largest, x[i]);
+  return largest;
+}
+
 void portable(const Row& row) { chunk_sums<4>(row); }
 [[gnu::target("avx2,fma")]] void avx2(const Row& row) { chunk_sums<8>(row); }
 [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")]] void avx512(
@@ -48,7 +66,21 @@ void portable(const Row& row) { chunk_sums<4>(row); }
   chunk_sums<16>(row);
 }
 
+float portable_largest(std::span<const float> x) { return lanes_largest<4>(x); }
+[[gnu::target("avx2,fma")]] float avx2_largest(std::span<const float> x) {
+  return lanes_largest<8>(x);
+}
+[[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")]] float avx512_largest(
+    std::span<const float> x) {
+  return lanes_largest<16>(x);
+}
+
 }  // namespace
+
+float largest_of(std::span<const float> x, Isa isa) {
+  if (isa == Isa::Portable) return portable_largest(x);
+  return isa == Isa::Avx2 ? avx2_largest(x) : avx512_largest(x);
+}
 
 std::vector<float> softmax_sums(std::span<const float> x, float largest, double temperature,
                                 Isa isa) {

@@ -8,6 +8,9 @@
 
 namespace tailor::models {
 
+/// The largest of x; -infinity where there is none. What a NaN does is not said.
+float largest_of(std::span<const float> x, kernels::Isa isa = kernels::available_isas().back());
+
 constexpr std::size_t kSumChunk = 64;
 
 /// Parts of the denominator of a softmax over a vocabulary: element c is the sum of

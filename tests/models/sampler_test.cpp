@@ -194,3 +194,15 @@ TEST_CASE("softmax_sums: near the exact sums for every instruction set", "[model
       }
     }
 }
+
+TEST_CASE("largest_of: the largest wherever it stands, for every instruction set", "[models]") {
+  for (const auto isa : kernels::available_isas()) {
+    CHECK(largest_of({}, isa) == -std::numeric_limits<float>::infinity());
+    for (const std::size_t size : {1U, 4U, 15U, 16U, 17U, 100U})
+      for (std::size_t i = 0; i < size; ++i) {
+        std::vector<float> x(size, -5.0F);
+        x[i] = -1.0F;
+        CHECK(largest_of(x, isa) == -1.0F);
+      }
+  }
+}
