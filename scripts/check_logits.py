@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Logits of a real model against transformers, float32 and bfloat16, on the same weights.
 
-    scripts/check_logits.py HF_DIRECTORY [MORE PATHS OF THE SAME MODEL, such as its GGUF file]
+    scripts/check_logits.py HF_DIRECTORY [GGUF FILE from which it was converted with --dtype float32]
 
 Runs in a Python with torch and transformers; build/cpu must hold the tests. Tailor's float32 logits must lie within
 1e-3 of transformers'; for bfloat16 the distance from transformers' float32 logits is printed beside the distance that
