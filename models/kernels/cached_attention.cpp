@@ -170,33 +170,43 @@ struct Shape {
   std::int64_t group() const { return num_heads / num_key_heads; }
 };
 
-template <typename Cache>
-void run(const Task& task, const Shape& shape, const float* q, float* out, Isa isa,
-         std::vector<float>& scores) {
+/// Floats of one thread: a token's scaled queries, scores and results.
+struct Scratch {
+  std::vector<float> q, scores, out;
+};
+
+template <typename Cache, typename X>
+void run(const Task& task, const Shape& shape, const X* q, X* out, float scale, Isa isa,
+         Scratch& scratch) {
   const auto& sequence = *task.sequence;
-  const auto group = shape.group();
+  const auto group = shape.group(), size = group * shape.head_dim;
   const auto& keys = sequence.keys_CKH;
   const auto& values = sequence.values_CKH;
+  scratch.q.resize(static_cast<std::size_t>(size));
+  scratch.out.resize(static_cast<std::size_t>(size));
   for (auto t = task.begin; t < task.end; ++t) {
-    const auto row =
-        ((sequence.begin + t) * shape.num_heads + task.key_head * group) * shape.head_dim;
+    const auto row = (sequence.begin + t) * shape.num_heads * shape.head_dim + task.key_head * size;
     const auto length = sequence.start + t + 1;
-    scores.resize(static_cast<std::size_t>(group * length));
-    const Query<Cache> query{q + row,
+    scratch.scores.resize(static_cast<std::size_t>(group * length));
+    std::transform(q + row, q + row + size, scratch.q.begin(),
+                   [scale](X x) { return static_cast<float>(x) * scale; });
+    const Query<Cache> query{scratch.q.data(),
                              keys.const_data_ptr<Cache>() + task.key_head * keys.stride(1),
                              values.const_data_ptr<Cache>() + task.key_head * values.stride(1),
                              keys.stride(0),
                              values.stride(0),
                              length,
                              shape.head_dim,
-                             scores.data(),
-                             out + row};
+                             scratch.scores.data(),
+                             scratch.out.data()};
     if (isa == Isa::Portable)
       portable(query, group);
     else if (isa == Isa::Avx2)
       avx2(query, group);
     else
       avx512(query, group);
+    std::transform(scratch.out.begin(), scratch.out.end(), out + row,
+                   [](float y) { return static_cast<X>(y); });
   }
 }
 
@@ -287,24 +297,28 @@ at::Tensor cached_attention(const at::Tensor& q_TNH, std::span<const CachedSeque
         work += (end - t) * (sequence.start + end) * shape.head_dim * shape.group();
       }
   const auto num_tasks = static_cast<std::int64_t>(tasks.size());
-  const auto q = (q_TNH.to(at::kFloat) * scale).contiguous();
-  auto out_TNH = at::empty(q_TNH.sizes(), q.options());
-  const auto* q_data = q.const_data_ptr<float>();
-  auto* out_data = out_TNH.data_ptr<float>();
+  const auto q = q_TNH.contiguous();
+  auto out_TNH = at::empty(q.sizes(), q.options());
   const bool is_float = !tasks.empty() && sequences[0].keys_CKH.scalar_type() == at::kFloat;
   constexpr std::int64_t kWorkAThread = 16384;  // below, waking a thread costs more
   const auto grain = 1 + kWorkAThread * num_tasks / (work + 1);
-  at::parallel_for(0, num_tasks, grain, [&](std::int64_t begin, std::int64_t end) {
-    std::vector<float> scores;
-    for (auto i = begin; i < end; ++i) {
-      const auto& task = tasks[static_cast<std::size_t>(i)];
-      if (is_float)
-        run<float>(task, shape, q_data, out_data, isa, scores);
-      else
-        run<c10::BFloat16>(task, shape, q_data, out_data, isa, scores);
-    }
-  });
-  return out_TNH.to(q_TNH.scalar_type());
+  const auto run_all = [&]<typename X>(const X* q_data, X* out) {
+    at::parallel_for(0, num_tasks, grain, [&](std::int64_t begin, std::int64_t end) {
+      Scratch scratch;
+      for (auto i = begin; i < end; ++i) {
+        const auto& task = tasks[static_cast<std::size_t>(i)];
+        if (is_float)
+          run<float>(task, shape, q_data, out, static_cast<float>(scale), isa, scratch);
+        else
+          run<c10::BFloat16>(task, shape, q_data, out, static_cast<float>(scale), isa, scratch);
+      }
+    });
+  };
+  if (q.scalar_type() == at::kFloat)
+    run_all(q.const_data_ptr<float>(), out_TNH.data_ptr<float>());
+  else
+    run_all(q.const_data_ptr<c10::BFloat16>(), out_TNH.data_ptr<c10::BFloat16>());
+  return out_TNH;
 }
 
 at::Tensor cached_attention_reference(const at::Tensor& q_TNH,

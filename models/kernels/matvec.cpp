@@ -15,6 +15,19 @@
 namespace tailor::models::kernels {
 namespace {
 
+/// y (num_tokens, out), contiguous, float32 or bfloat16: the pointer that is not null.
+struct Output {
+  float* wide;
+  c10::BFloat16* narrow;
+
+  [[gnu::always_inline]] void set(std::int64_t i, float value) const {
+    if (wide != nullptr)
+      wide[i] = value;
+    else
+      narrow[i] = c10::BFloat16(value);
+  }
+};
+
 /// The rows of W and of y that one call computes, all tokens.
 template <typename X, typename W>
 struct Rows {
@@ -22,7 +35,7 @@ struct Rows {
   const W* weight;
   std::int64_t weight_stride;  // elements between rows of W
   std::int64_t num_tokens, in, out;
-  float* y;  // (num_tokens, out), contiguous
+  Output y;
   std::int64_t begin, end;
 };
 
@@ -64,7 +77,7 @@ template <int kLanes, int kRows, int kTokens, typename W>
       float total = sum<kLanes>(sums[r][k]);
       for (auto i = whole; i < rows.in; ++i)
         total += static_cast<float>(weight[r * rows.weight_stride + i]) * x[k * rows.in + i];
-      rows.y[(t + k) * rows.out + o + r] = total;
+      rows.y.set((t + k) * rows.out + o + r, total);
     }
 }
 
@@ -128,7 +141,7 @@ template <int kRows, int kTokens>
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-    for (int k = 0; k < kTokens; ++k) rows.y[(t + k) * rows.out + o + r] = sum<16>(sums[r][k]);
+    for (int k = 0; k < kTokens; ++k) rows.y.set((t + k) * rows.out + o + r, sum<16>(sums[r][k]));
 }
 
 template <int kRows>
@@ -225,13 +238,18 @@ at::Tensor matvec(const at::Tensor& x_TI, const at::Tensor& weight_OI,
   check(x_TI, weight_OI, bias_O);
   const auto weight = weight_OI.stride(1) == 1 ? weight_OI : weight_OI.contiguous();
   const auto num_tokens = x_TI.size(0), in = x_TI.size(1), out = weight.size(0);
-  auto y_TO = at::empty({num_tokens, out}, x_TI.options().dtype(at::kFloat));
+  const bool in_tiles = num_tokens > kMatvecMaxTokens && fits_tiles(x_TI, weight, isa);
+  // Rounded once, behind the bias.
+  const auto y_type = bias_O || in_tiles ? at::kFloat : x_TI.scalar_type();
+  auto y_TO = at::empty({num_tokens, out}, x_TI.options().dtype(y_type));
+  const Output y{y_type == at::kFloat ? y_TO.data_ptr<float>() : nullptr,
+                 y_type == at::kFloat ? nullptr : y_TO.data_ptr<c10::BFloat16>()};
   const auto rows_of = [&]<typename X, typename W>(const X* x, const W* w) {
-    return Rows<X, W>{x, w, weight.stride(0), num_tokens, in, out, y_TO.data_ptr<float>(), 0, out};
+    return Rows<X, W>{x, w, weight.stride(0), num_tokens, in, out, y, 0, out};
   };
   const bool weight_is_bf16 = weight.scalar_type() == at::kBFloat16;
-  if (num_tokens > kMatvecMaxTokens && fits_tiles(x_TI, weight, isa)) {
-    run_tiles(x_TI, weight, y_TO.data_ptr<float>());
+  if (in_tiles) {
+    run_tiles(x_TI, weight, y.wide);
   } else if (isa >= Isa::Avx512Bf16 && weight_is_bf16 && x_TI.scalar_type() == at::kBFloat16) {
     const auto x = x_TI.contiguous();
     run(rows_of(x.const_data_ptr<c10::BFloat16>(), weight.const_data_ptr<c10::BFloat16>()),
