@@ -187,24 +187,21 @@ void run(const Rows<X, W>& rows, const Kernel& kernel) {
                    });
 }
 
-/// Whether tiles can take the product.
+/// Whether tiles take the product, whatever the number of tokens: a lone one is 0.92 times as fast
+/// as with vectors, but has the bits that it has among others, and eight are 1.5 times as fast.
 bool fits_tiles(const at::Tensor& x_TI, const at::Tensor& weight_OI, Isa isa) {
   return isa == Isa::Amx && x_TI.scalar_type() == at::kBFloat16 &&
          weight_OI.scalar_type() == at::kBFloat16 && weight_OI.size(1) % kTileDepth == 0 &&
          weight_OI.size(0) % kTileRows == 0;
 }
 
-void run_tiles(const at::Tensor& x_TI, const at::Tensor& weight_OI, float* y) {
+template <typename Y>
+void run_tiles(const at::Tensor& x_TI, const at::Tensor& weight_OI, Y* y) {
   const auto x = x_TI.contiguous();
   const auto num_tokens = x.size(0), in = x.size(1), out = weight_OI.size(0);
   const auto packed = pack_for_tiles(x.const_data_ptr<c10::BFloat16>(), num_tokens, in);
-  const TileJob job{packed.data(),
-                    weight_OI.const_data_ptr<c10::BFloat16>(),
-                    weight_OI.stride(0),
-                    num_tokens,
-                    in,
-                    out,
-                    y};
+  const auto* weight = weight_OI.const_data_ptr<c10::BFloat16>();
+  const TileJob<Y> job{packed.data(), weight, weight_OI.stride(0), num_tokens, in, out, y};
   const auto grain = 1 + kWeightsATask / (kTileRows * in + 1);
   at::parallel_for(0, out / kTileRows, grain,
                    [&](std::int64_t begin, std::int64_t end) { multiply_rows(job, begin, end); });
@@ -238,9 +235,7 @@ at::Tensor matvec(const at::Tensor& x_TI, const at::Tensor& weight_OI,
   check(x_TI, weight_OI, bias_O);
   const auto weight = weight_OI.stride(1) == 1 ? weight_OI : weight_OI.contiguous();
   const auto num_tokens = x_TI.size(0), in = x_TI.size(1), out = weight.size(0);
-  const bool in_tiles = num_tokens > kMatvecMaxTokens && fits_tiles(x_TI, weight, isa);
-  // Rounded once, behind the bias.
-  const auto y_type = bias_O || in_tiles ? at::kFloat : x_TI.scalar_type();
+  const auto y_type = bias_O ? at::kFloat : x_TI.scalar_type();  // rounded once, behind the bias
   auto y_TO = at::empty({num_tokens, out}, x_TI.options().dtype(y_type));
   const Output y{y_type == at::kFloat ? y_TO.data_ptr<float>() : nullptr,
                  y_type == at::kFloat ? nullptr : y_TO.data_ptr<c10::BFloat16>()};
@@ -248,8 +243,11 @@ at::Tensor matvec(const at::Tensor& x_TI, const at::Tensor& weight_OI,
     return Rows<X, W>{x, w, weight.stride(0), num_tokens, in, out, y, 0, out};
   };
   const bool weight_is_bf16 = weight.scalar_type() == at::kBFloat16;
-  if (in_tiles) {
-    run_tiles(x_TI, weight, y.wide);
+  if (num_tokens > 0 && fits_tiles(x_TI, weight, isa)) {
+    if (y.wide != nullptr)
+      run_tiles(x_TI, weight, y.wide);
+    else
+      run_tiles(x_TI, weight, y.narrow);
   } else if (isa >= Isa::Avx512Bf16 && weight_is_bf16 && x_TI.scalar_type() == at::kBFloat16) {
     const auto x = x_TI.contiguous();
     run(rows_of(x.const_data_ptr<c10::BFloat16>(), weight.const_data_ptr<c10::BFloat16>()),

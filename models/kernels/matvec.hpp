@@ -17,10 +17,9 @@ std::int64_t matvec_max_tokens(const at::Tensor& x_TI, const at::Tensor& weight_
 
 /// y = x W^T + bias, (T, I) -> (T, O), for few tokens: decoding. W is read once, as it is stored.
 /// x: float32 or bfloat16, (T, I); W: float32 or bfloat16, rows contiguous; bias: either, (O).
-/// Sums are float32; y has x's dtype. Products: bfloat16 by bfloat16 with Avx512Bf16 (two a lane,
-/// subnormals flushed), with Amx in tiles from kMatvecMaxTokens + 1 tokens on where I is a multiple
-/// of 32 and O of 16; else float32. Up to kMatvecMaxTokens, and in tiles, a token's result has the
-/// same bits whatever tokens stand beside it; they do not depend on the number of threads. Not
+/// Sums are float32; y has x's dtype. Products: bfloat16 by bfloat16 with Avx512Bf16 and Amx
+/// (subnormals flushed; Amx where I is a multiple of 32 and O of 16), else float32. A token's
+/// result has the same bits whatever tokens stand beside it and however many threads compute. Not
 /// differentiable. Throws c10::ValueError for other shapes and dtypes.
 at::Tensor matvec(const at::Tensor& x_TI, const at::Tensor& weight_OI,
                   const std::optional<at::Tensor>& bias_O = {}, Isa isa = available_isas().back());

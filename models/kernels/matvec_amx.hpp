@@ -33,11 +33,12 @@ inline std::vector<std::uint32_t> pack_for_tiles(const c10::BFloat16* x, std::in
   return packed;
 }
 
+template <typename Y>  // float or bfloat16
 struct TileJob {
   const std::uint32_t* x;  // pack_for_tiles()
   const c10::BFloat16* weight;
   std::int64_t weight_stride, num_tokens, in, out;
-  float* y;  // (num_tokens, out)
+  Y* y;  // (num_tokens, out)
 };
 
 #define TAILOR_AMX_TARGET gnu::target("amx-tile,amx-bf16")
@@ -46,8 +47,8 @@ struct TileJob {
 /// 4 the tokens. Two sums in flight do not fill the unit but outrun the memory; with four the rows
 /// in work, and what is fetched for the next ones, were too much for the caches (1.1 times as
 /// slow).
-template <int kBlocks>
-[[TAILOR_AMX_TARGET]] inline void multiply_tiles(const TileJob& job, const std::uint32_t* x,
+template <int kBlocks, typename Y>
+[[TAILOR_AMX_TARGET]] inline void multiply_tiles(const TileJob<Y>& job, const std::uint32_t* x,
                                                  std::int64_t o, std::int64_t t,
                                                  std::int64_t count) {
   const auto* weight = job.weight + o * job.weight_stride;
@@ -74,7 +75,7 @@ template <int kBlocks>
   if constexpr (kBlocks > 1) _tile_stored(1, sums + kTileRows * count, count * 4);
   for (std::int64_t k = 0; k < count; ++k)
     for (std::int64_t r = 0; r < kBlocks * kTileRows; ++r)
-      job.y[(t + k) * job.out + o + r] = sums[r * count + k];
+      job.y[(t + k) * job.out + o + r] = static_cast<Y>(sums[r * count + k]);
 }
 
 [[TAILOR_AMX_TARGET]] inline void configure_tiles(std::int64_t count) {
@@ -93,7 +94,8 @@ template <int kBlocks>
 
 /// Rows 16 begin to 16 end - 1 of W, all tokens; a group of rows stays in the second-level cache
 /// for all of them.
-[[TAILOR_AMX_TARGET]] inline void multiply_rows(const TileJob& job, std::int64_t begin,
+template <typename Y>
+[[TAILOR_AMX_TARGET]] inline void multiply_rows(const TileJob<Y>& job, std::int64_t begin,
                                                 std::int64_t end) {
   std::int64_t configured = 0;
   for (auto b = begin; b < end;) {
