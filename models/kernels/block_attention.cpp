@@ -2,168 +2,20 @@
 // of a block of queries, n keys they see.
 #include "models/kernels/block_attention.hpp"
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "models/kernels/block_attention.cpp"
-#include <hwy/foreach_target.h>
-// after foreach_target
-#include <hwy/contrib/math/math-inl.h>
-
-#include <algorithm>
-#include <cmath>
-#include <limits>
-
-#include "models/kernels/simd-inl.hpp"
-
-HWY_BEFORE_NAMESPACE();
-namespace tailor::models::kernels::HWY_NAMESPACE {
-
-/// p[j] = exp(score[j] - top) for the first `seen` keys, top their largest score; 0 for the others.
-/// Answers the sum of p, which divides later, and top.
-struct Softmax {
-  float sum, top;
-};
-template <class T>
-Softmax softmax_row(const float* score, std::int64_t seen, std::int64_t n, T* p) {
-  const Floats d;
-  auto tops = hn::Set(d, -std::numeric_limits<float>::infinity());
-  auto top = -std::numeric_limits<float>::infinity();
-  for_row(
-      d, seen, [&](std::int64_t j) { tops = hn::Max(tops, hn::LoadU(d, score + j)); },
-      [&](std::int64_t j) { top = std::max(top, score[j]); });
-  top = std::max(top, hn::GetLane(hn::MaxOfLanes(d, tops)));
-  const auto vtop = hn::Set(d, top);
-  auto sums = hn::Zero(d);
-  float rest = 0.0F;
-  for_row(
-      d, seen,
-      [&](std::int64_t j) {
-        const auto v = hn::Exp(d, hn::Sub(hn::LoadU(d, score + j), vtop));
-        sums = hn::Add(sums, v);
-        store(d, v, p + j);
-      },
-      [&](std::int64_t j) {
-        const auto v = std::exp(score[j] - top);
-        rest += v;
-        p[j] = static_cast<T>(v);
-      });
-  std::fill(p + seen, p + n, static_cast<T>(0.0F));
-  return {hn::GetLane(hn::SumOfLanes(d, sums)) + rest, top};
-}
-
-/// p[j] = exp(score[j] - log_sum), ds[j] = scale p[j] (dp[j] - dot); 0 beyond the seen keys.
-template <class T>
-void gradient_row(const float* score, const float* dp, float log_sum, float dot, float scale,
-                  std::int64_t seen, std::int64_t n, T* p, T* ds) {
-  const Floats d;
-  const auto shift = hn::Set(d, log_sum), vdot = hn::Set(d, dot), vscale = hn::Set(d, scale);
-  for_row(
-      d, seen,
-      [&](std::int64_t j) {
-        const auto v = hn::Exp(d, hn::Sub(hn::LoadU(d, score + j), shift));
-        store(d, v, p + j);
-        store(d, hn::Mul(hn::Mul(vscale, v), hn::Sub(hn::LoadU(d, dp + j), vdot)), ds + j);
-      },
-      [&](std::int64_t j) {
-        const auto v = std::exp(score[j] - log_sum);
-        p[j] = static_cast<T>(v);
-        ds[j] = static_cast<T>(scale * v * (dp[j] - dot));
-      });
-  std::fill(p + seen, p + n, static_cast<T>(0.0F));
-  std::fill(ds + seen, ds + n, static_cast<T>(0.0F));
-}
-
-template <class T>
-float dot_row(const T* a, const T* b, std::int64_t size) {
-  const Floats d;
-  auto sums = hn::Zero(d);
-  float rest = 0.0F;
-  for_row(
-      d, size, [&](std::int64_t i) { sums = hn::MulAdd(load(d, a + i), load(d, b + i), sums); },
-      [&](std::int64_t i) { rest += static_cast<float>(a[i]) * static_cast<float>(b[i]); });
-  return hn::GetLane(hn::SumOfLanes(d, sums)) + rest;
-}
-
-/// y = factor x in y's dtype.
-template <class T>
-void narrow_row(const float* x, float factor, std::int64_t size, T* y) {
-  const Floats d;
-  const auto f = hn::Set(d, factor);
-  for_row(
-      d, size, [&](std::int64_t i) { store(d, hn::Mul(f, hn::LoadU(d, x + i)), y + i); },
-      [&](std::int64_t i) { y[i] = static_cast<T>(factor * x[i]); });
-}
-
-void softmax_float(const float* s, std::int64_t seen, std::int64_t n, float* p, float* sum,
-                   float* top) {
-  const auto row = softmax_row(s, seen, n, p);
-  *sum = row.sum, *top = row.top;
-}
-void softmax_bf16(const float* s, std::int64_t seen, std::int64_t n, c10::BFloat16* p, float* sum,
-                  float* top) {
-  const auto row = softmax_row(s, seen, n, p);
-  *sum = row.sum, *top = row.top;
-}
-void gradient_float(const float* s, const float* dp, float log_sum, float dot, float scale,
-                    std::int64_t seen, std::int64_t n, float* p, float* ds) {
-  gradient_row(s, dp, log_sum, dot, scale, seen, n, p, ds);
-}
-void gradient_bf16(const float* s, const float* dp, float log_sum, float dot, float scale,
-                   std::int64_t seen, std::int64_t n, c10::BFloat16* p, c10::BFloat16* ds) {
-  gradient_row(s, dp, log_sum, dot, scale, seen, n, p, ds);
-}
-float dot_float(const float* a, const float* b, std::int64_t size) { return dot_row(a, b, size); }
-float dot_bf16(const c10::BFloat16* a, const c10::BFloat16* b, std::int64_t size) {
-  return dot_row(a, b, size);
-}
-void narrow_float(const float* x, float factor, std::int64_t size, float* y) {
-  narrow_row(x, factor, size, y);
-}
-void narrow_bf16(const float* x, float factor, std::int64_t size, c10::BFloat16* y) {
-  narrow_row(x, factor, size, y);
-}
-
-}  // namespace tailor::models::kernels::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
+#include <cmath>
 #include <vector>
 
+#include "models/kernels/attention_rows.hpp"
 #include "models/kernels/small_gemm.hpp"
 
 namespace tailor::models::kernels {
 namespace {
-
-HWY_EXPORT(softmax_float);
-HWY_EXPORT(softmax_bf16);
-HWY_EXPORT(gradient_float);
-HWY_EXPORT(gradient_bf16);
-HWY_EXPORT(dot_float);
-HWY_EXPORT(dot_bf16);
-HWY_EXPORT(narrow_float);
-HWY_EXPORT(narrow_bf16);
-
-/// The row kernels of one element type.
-template <class T>
-struct Rows;
-template <>
-struct Rows<float> {
-  static constexpr auto softmax = [](auto... a) { HWY_DYNAMIC_DISPATCH(softmax_float)(a...); };
-  static constexpr auto gradient = [](auto... a) { HWY_DYNAMIC_DISPATCH(gradient_float)(a...); };
-  static constexpr auto dot = [](auto... a) { return HWY_DYNAMIC_DISPATCH(dot_float)(a...); };
-  static constexpr auto narrow = [](auto... a) { HWY_DYNAMIC_DISPATCH(narrow_float)(a...); };
-};
-template <>
-struct Rows<c10::BFloat16> {
-  static constexpr auto softmax = [](auto... a) { HWY_DYNAMIC_DISPATCH(softmax_bf16)(a...); };
-  static constexpr auto gradient = [](auto... a) { HWY_DYNAMIC_DISPATCH(gradient_bf16)(a...); };
-  static constexpr auto dot = [](auto... a) { return HWY_DYNAMIC_DISPATCH(dot_bf16)(a...); };
-  static constexpr auto narrow = [](auto... a) { HWY_DYNAMIC_DISPATCH(narrow_bf16)(a...); };
-};
 
 // Large enough for the products' peak, small enough that what the diagonal wastes is little.
 constexpr std::int64_t kBlockRows = 128;
@@ -224,15 +76,14 @@ void forward_task(const Task& task, const Layout& layout, const ForwardPointers<
     float sums[kBlockRows];
     for (std::int64_t i = 0; i < rows; ++i) {
       float top = 0.0F;
-      Rows<T>::softmax(const_cast<const float*>(scratch.scores.data()) + i * n, i0 + i + 1, n,
-                       scratch.p.data() + i * n, sums + i, &top);
+      softmax_row(scratch.scores.data() + i * n, i0 + i + 1, n, scratch.p.data() + i * n, sums + i,
+                  &top);
       at.log_sum[(first + i) * at.num_heads + task.head] = top + std::log(sums[i]);
     }
-    gemm_nn(rows, h, n, 1.0F, const_cast<const T*>(scratch.p.data()), n, v, ks, 0.0F,
-            scratch.rows.data(), h);
+    gemm_nn(rows, h, n, 1.0F, scratch.p.data(), n, v, ks, 0.0F, scratch.rows.data(), h);
     for (std::int64_t i = 0; i < rows; ++i)
-      Rows<T>::narrow(const_cast<const float*>(scratch.rows.data()) + i * h, 1.0F / sums[i], h,
-                      at.out + (first + i) * out_stride + task.head * h);
+      narrow_row(scratch.rows.data() + i * h, 1.0F / sums[i], h,
+                 at.out + (first + i) * out_stride + task.head * h);
   }
 }
 
@@ -271,18 +122,16 @@ void backward_task(const Task& task, const Layout& layout, const BackwardPointer
     gemm_nt(rows, n, h, scale, q, qs, k, ks, 0.0F, scratch.scores.data(), n);
     gemm_nt(rows, n, h, 1.0F, dout, os, v, ks, 0.0F, scratch.dscores.data(), n);
     for (std::int64_t i = 0; i < rows; ++i)
-      Rows<T>::gradient(const_cast<const float*>(scratch.scores.data()) + i * n,
-                        const_cast<const float*>(scratch.dscores.data()) + i * n,
-                        at.log_sum[(first + i) * at.num_heads + task.head],
-                        Rows<T>::dot(dout + i * os, out + i * os, h), scale, i0 + i + 1, n,
-                        scratch.p.data() + i * n, scratch.ds.data() + i * n);
+      gradient_row(scratch.scores.data() + i * n, scratch.dscores.data() + i * n,
+                   at.log_sum[(first + i) * at.num_heads + task.head],
+                   dot_row(dout + i * os, out + i * os, h), scale, i0 + i + 1, n,
+                   scratch.p.data() + i * n, scratch.ds.data() + i * n);
     const T *p = scratch.p.data(), *ds = scratch.ds.data();
     gemm_tn(n, h, rows, 1.0F, p, n, dout, os, beta, dv, os);
     gemm_tn(n, h, rows, 1.0F, ds, n, q, qs, beta, dk, os);
     gemm_nn(rows, h, n, 1.0F, ds, n, k, ks, 0.0F, scratch.rows.data(), h);
     for (std::int64_t i = 0; i < rows; ++i)
-      Rows<T>::narrow(const_cast<const float*>(scratch.rows.data()) + i * h, 1.0F, h,
-                      at.dq + (first + i) * os + task.head * h);
+      narrow_row(scratch.rows.data() + i * h, 1.0F, h, at.dq + (first + i) * os + task.head * h);
   }
 }
 
@@ -390,4 +239,3 @@ AttentionGradients block_attention_backward(const at::Tensor& dout_TNH, const at
 }
 
 }  // namespace tailor::models::kernels
-#endif  // HWY_ONCE
