@@ -46,7 +46,7 @@ at::Tensor Weight::as_operand() const {
 }
 
 at::Tensor Weight::forward(const at::Tensor& x_TI, const std::optional<at::Tensor>& bias_O) const {
-  if (x_TI.size(0) <= kMatvecMaxTokens) return matvec(x_TI, stored_, bias_O);
+  if (x_TI.size(0) <= matvec_max_tokens(x_TI, stored_)) return matvec(x_TI, stored_, bias_O);
   return at::linear(x_TI, as_operand(), bias_O);
 }
 
