@@ -5,13 +5,12 @@
 #include <ATen/ops/isfinite.h>
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 #include <set>
 #include <system_error>
 #include <utility>
 
 #include "models/files/durable_file.hpp"
+#include "models/files/mapped_file.hpp"
 #include "models/files/safetensors.hpp"
 #include "peft/adapter_config.hpp"
 #include "peft/target_modules.hpp"
@@ -25,26 +24,6 @@ using models::FileError;
 constexpr const char* kConfigName = "adapter_config.json";
 constexpr const char* kWeightsName = "adapter_model.safetensors";
 const std::string kPrefix = "base_model.model.";
-
-std::string shape_text(at::IntArrayRef shape) {
-  std::string text = "(";
-  for (const auto size : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
-  return text + ')';
-}
-
-std::string read_text(const fs::path& file) {
-  constexpr std::uintmax_t kMaxBytes = 64 << 20;  // a configuration has a few kB
-  std::error_code error;
-  const auto bytes = fs::file_size(file, error);
-  if (error) throw FileError(file.string() + ": cannot be read (" + error.message() + ')');
-  if (bytes > kMaxBytes)
-    throw FileError(file.string() + ": expected a small JSON file, found " + std::to_string(bytes) +
-                    " bytes");
-  std::ifstream in(file, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-  if (!in) throw FileError(file.string() + ": cannot be read");
-  return text;
-}
 
 struct ParsedKey {
   std::string path;
@@ -77,7 +56,7 @@ void add_factor(AdapterFiles& files, const models::TensorSource& source,
   if (entry.dtype != "F32" && entry.dtype != "F16" && entry.dtype != "BF16")
     throw FileError(place + ": expected F32, F16 or BF16, found " + entry.dtype);
   if (entry.shape.size() != 2 || entry.shape[0] < 1 || entry.shape[1] < 1)
-    throw FileError(place + ": expected a matrix, found shape " + shape_text(entry.shape));
+    throw FileError(place + ": expected a matrix, found shape " + models::shape_text(entry.shape));
   auto factor = source.read(entry.name, at::kFloat);
   if (!at::isfinite(factor).all().item<bool>())
     throw FileError(place + ": holds a value that is not finite");
@@ -96,8 +75,9 @@ void check_pairs(const AdapterFiles& files, const std::set<std::string>& paths) 
       if ((factor == 'A' ? A : B) == files.factors.end())
         throw FileError(files.file + ": tensor " + factor_key(path, factor) + " is missing");
     if (A->second.size(0) != B->second.size(1))
-      throw FileError(files.file + ": " + path + ": lora_A " + shape_text(A->second.sizes()) +
-                      " and lora_B " + shape_text(B->second.sizes()) + " differ in rank");
+      throw FileError(files.file + ": " + path + ": lora_A " +
+                      models::shape_text(A->second.sizes()) + " and lora_B " +
+                      models::shape_text(B->second.sizes()) + " differ in rank");
   }
 }
 
@@ -160,7 +140,7 @@ fs::path adapter_folder(const fs::path& adapter) {
 AdapterFiles read_adapter(const fs::path& adapter) {
   const auto folder = adapter_folder(adapter);
   const auto config_file = (folder / kConfigName).string();
-  auto config = parse_adapter_config(read_text(config_file), config_file);
+  auto config = parse_adapter_config(models::read_text_file(config_file), config_file);
   AdapterFiles files{.config = std::move(config.lora),
                      .base_model_name_or_path = std::move(config.base_model_name_or_path),
                      .factors = {},
@@ -193,11 +173,11 @@ void load_factors(const AdapterFiles& files, LoraAdapter& adapter) {
       const auto found = files.factors.find(key);
       if (found == files.factors.end())
         throw FileError(files.file + ": tensor " + key + " is missing; expected shape " +
-                        shape_text(target.sizes()));
+                        models::shape_text(target.sizes()));
       if (found->second.sizes() != target.sizes())
         throw FileError(files.file + ": tensor " + key + ": expected shape " +
-                        shape_text(target.sizes()) + ", found " +
-                        shape_text(found->second.sizes()));
+                        models::shape_text(target.sizes()) + ", found " +
+                        models::shape_text(found->second.sizes()));
       target.copy_(found->second);
       left.erase(key);
     }

@@ -16,12 +16,6 @@ const std::map<std::string, Maker>& families() {
   return all;
 }
 
-std::string shape_text(const std::vector<std::int64_t>& shape) {
-  std::string text = "(";
-  for (const auto size : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
-  return text + ')';
-}
-
 /// Every parameter must be there with its shape before any is read: all problems at once.
 void check_tensors(const std::vector<NamedParameter>& parameters, const Pretrained& pretrained) {
   std::map<std::string, const TensorEntry*> entries;

@@ -18,4 +18,10 @@ std::string in_quotes(std::string_view name) {
   return text + "\"";
 }
 
+std::string shape_text(std::span<const std::int64_t> shape) {
+  std::string text = "(";
+  for (const auto size : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
+  return text + ')';
+}
+
 }  // namespace tailor::models

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "models/files/file_error.hpp"
 #include "trainer/cli/commands.hpp"
 
 namespace tailor::trainer::cli {
@@ -40,14 +41,6 @@ std::string size_text(std::int64_t bytes) {
   std::array<char, 32> text{};
   std::snprintf(text.data(), text.size(), unit == 0 ? "%.0f %s" : "%.1f %s", size, kUnits[unit]);
   return text.data();
-}
-
-std::string shape_text(const std::vector<std::int64_t>& shape) {
-  std::string text = "(";
-  for (std::size_t i = 0; i < shape.size(); ++i) {
-    text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
-  }
-  return text + ")";
 }
 
 std::int64_t num_values(const models::TensorEntry& tensor) {
@@ -114,7 +107,7 @@ void print_tensors(const models::Inspection& seen, bool all) {
   std::map<std::string, std::size_t> places;
   for (const models::TensorEntry& tensor : seen.tensors) {
     const std::string name = printable(all ? tensor.name : without_numbers(tensor.name));
-    const std::string shape = shape_text(tensor.shape);
+    const std::string shape = models::shape_text(tensor.shape);
     const auto [place, is_new] =
         places.try_emplace(name + '\0' + tensor.dtype + '\0' + shape, rows.size());
     if (is_new) rows.push_back({name, tensor.dtype, shape});
