@@ -34,6 +34,7 @@ void read_targets(configs::Section& root, AdapterConfig& config) {
 void read_pattern(configs::Section& root, const std::string& key, bool whole,
                   std::vector<std::pair<std::string, double>>& pattern) {
   pattern = root.numbers(key);
+  for (const auto& [name, value] : pattern) check_expression(root, key, name);
   for (const auto& [name, value] : pattern)
     if (whole && (value < 1 || value > static_cast<double>(kMaxRank) || value != std::floor(value)))
       root.reject(key, "expected a positive whole number for \"" + name + '"');

@@ -54,15 +54,6 @@ const double* first_match(const Pattern& pattern, const std::string& path) {
   return nullptr;
 }
 
-void check_expression(configs::Section& section, const std::string& key,
-                      const std::string& expression) {
-  try {
-    compiled(expression);
-  } catch (const configs::ConfigError& e) {
-    section.report(key, e.what());
-  }
-}
-
 Pattern read_pattern(configs::Section& section, const std::string& key, configs::Range range) {
   auto pattern = section.numbers(key, range);
   for (const auto& [expression, value] : pattern) check_expression(section, key, expression);
@@ -92,6 +83,15 @@ void tell_other_words(configs::Section& section) {
 }
 
 }  // namespace
+
+void check_expression(configs::Section& section, const std::string& key,
+                      const std::string& expression) {
+  try {
+    compiled(expression);
+  } catch (const configs::ConfigError& e) {
+    section.report(key, e.what());
+  }
+}
 
 std::int64_t LoraConfig::rank_of(const std::string& path) const {
   const auto* value = first_match(rank_pattern, path);

@@ -40,4 +40,8 @@ struct LoraConfig {
 /// finish().
 LoraConfig read_lora(configs::Section& section);
 
+/// Reports `expression` at `key` where it cannot be compiled or would cost too much.
+void check_expression(configs::Section& section, const std::string& key,
+                      const std::string& expression);
+
 }  // namespace tailor::peft

@@ -158,6 +158,8 @@ TEST_CASE("what would change the function is refused by name", "[peft]") {
       {Json{{"task_type", "SEQ_CLS"}}, "task_type"},
       {Json{{"of_tomorrow", 3}}, "of_tomorrow"},
       {Json{{"r", 0}}, "r"},
+      {Json{{"rank_pattern", {{"(?P<x>q)_proj", 4}}}}, "rank_pattern"},
+      {Json{{"alpha_pattern", {{"q_proj(", 4}}}}, "alpha_pattern"},
       {Json{{"rank_pattern", {{"q_proj", 1.5}}}}, "rank_pattern"},
       {Json{{"lora_alpha", "x"}}, "lora_alpha"},
   }));
