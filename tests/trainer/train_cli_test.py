@@ -105,6 +105,17 @@ def a_run_whose_files_have_moved_goes_on(make):
     expect_equal(job.result(), whole.result(), "resumed with moved files")
 
 
+def a_start_adapter_that_does_not_fit_is_told_before_weights_are_read(make):
+    begin = make("begin")
+    begin.finish()
+    job = make("start")
+    adapter = begin.run / "adapter"
+    job.file.write_text(job.file.read_text().replace("method: lora,", f"method: lora, adapter_path: {adapter},"))
+    _, error = job.finish("--set", "peft.lora_alpha=5", code=2)
+    expect("peft.lora_alpha" in error and str(adapter) in error, error)
+    expect("a sample, what is learnt" not in error, error)  # the line that comes before the weights
+
+
 def accumulation_is_the_same_as_a_larger_batch(make):
     whole, parts = make("whole"), make("parts")
     whole.finish()
@@ -236,6 +247,7 @@ TESTS = [
     a_longer_run_goes_on_from_the_end_of_the_shorter,
     another_configuration_or_other_data_are_no_resume,
     a_run_whose_files_have_moved_goes_on,
+    a_start_adapter_that_does_not_fit_is_told_before_weights_are_read,
     accumulation_is_the_same_as_a_larger_batch,
     a_signal_saves_and_the_resumed_run_ends_with_the_same_bytes,
     a_second_process_is_kept_out,

@@ -174,9 +174,16 @@ class TrainCommand {
     checkpoint_ = CheckpointFolder(directory_.checkpoints(), config_.output.save_total_limit)
                       .newest(warnings);
     for (const auto& line : warnings) log_warn(line);
-    if (!checkpoint_) return;
+    if (!checkpoint_) return check_start();
     resumed_from_ = checkpoint_->path;
     check_resumable(directory_, config_, *checkpoint_, fingerprints_);
+  }
+
+  /// What peft.adapter_path holds must fit the job, on a model without weights.
+  void check_start() const {
+    if (config_.adapter_path.empty()) return;
+    const auto shell = models::make_causal_lm(pretrained_.config_json, pretrained_.config_file);
+    start_from(config_.adapter_path, *seat_new_adapter(*shell, config_));
   }
 
   void load() {
