@@ -5,8 +5,9 @@
 namespace tailor::trainer::cli {
 namespace {
 
-/// Tells one base model from another: its configuration, the table of its tensors, and the values
-/// of the vectors and of the smallest matrix, which any further training would have changed.
+/// Tells one base model from another without reading all of it: its configuration, the table of its
+/// tensors, and the values of the vectors and of the smallest matrix. A base that differs in other
+/// matrices alone, as one into which an adapter of few modules was merged, is not told apart.
 std::string of_model(const models::Pretrained& pretrained) {
   Checksum sum;
   sum.add(pretrained.config_json);
