@@ -1,0 +1,2 @@
+tailor_add_test(distributed thread_group tailor::distributed)
+target_sources(distributed_thread_group_test PRIVATE distributed/group_cases.cpp)
