@@ -3,11 +3,22 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <map>
 #include <vector>
 
 namespace tailor::models {
 
 class KvCache;
+
+/// What the routers of sparse layers chose in one forward: a value that a caller passes in to have
+/// it filled.
+struct RoutingTrace {
+  struct Layer {
+    at::Tensor logits_TE;  // float32, part of the graph where the router or its input is
+    at::Tensor ids_TK;     // int64
+  };
+  std::map<std::int64_t, Layer> layers;  // by the layer's number
+};
 
 /// Forward's argument: tokens of several documents, one after the other, without padding.
 /// Documents do not see each other.
@@ -20,6 +31,8 @@ struct Batch {
   /// position of the document's first token. Keys and values are appended; the tokens see them all.
   KvCache* cache = nullptr;
   std::vector<std::int64_t> cache_slots;
+
+  RoutingTrace* trace = nullptr;  // absent: routes are not recorded
 
   std::int64_t num_tokens() const { return document_offsets.empty() ? 0 : document_offsets.back(); }
   std::int64_t num_documents() const {

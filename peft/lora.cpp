@@ -13,13 +13,10 @@
 namespace tailor::peft {
 namespace {
 
-/// (out, in): of the weight, or as declared where it is not loaded yet.
-std::pair<std::int64_t, std::int64_t> dimensions(models::LinearBase& layer) {
-  if (layer.weight().defined())
-    return {layer.weight().out_features(), layer.weight().in_features()};
-  for (const auto& parameter : layer.parameters())
-    if (parameter.name == "weight") return {parameter.shape.at(0), parameter.shape.at(1)};
-  TORCH_INTERNAL_ASSERT(false, "a linear layer without a weight");
+/// The part of a factor that goes with the part of W that is held here.
+at::Tensor part_of(const at::Tensor& factor, std::int64_t dim, const models::Sharding& sharding) {
+  const auto length = factor.size(dim) / sharding.count;
+  return factor.narrow(dim, sharding.index * length, length).clone(at::MemoryFormat::Contiguous);
 }
 
 }  // namespace
@@ -34,13 +31,19 @@ LoraLinear::LoraLinear(std::shared_ptr<models::LinearBase> inner, std::string pa
       dropout_p_(config.lora_dropout),
       dropout_(std::move(dropout)) {
   add_child("", *inner_);
-  const auto [out, in] = dimensions(*inner_);
+  using Dim = models::Sharding::Dim;
+  const auto sharding = inner_->sharding();
+  const auto in = inner_->in_features() * (sharding.dim == Dim::In ? sharding.count : 1);
+  const auto out = inner_->out_features() * (sharding.dim == Dim::Out ? sharding.count : 1);
   const auto r = config.rank_of(path_);
   if (r > std::min(in, out))
     throw configs::ConfigError(place + ": the rank of " + path_ + " is " + std::to_string(r) +
                                ", above min(in, out) = " + std::to_string(std::min(in, out)));
   auto factors = init_factors(config.init_lora_weights,
                               {.in = in, .out = out, .r = r, .seed = seed, .path = path_});
+  // Made whole, then cut: the values do not depend on how many ranks share the layer.
+  if (sharding.dim == Dim::In) factors.A_RI = part_of(factors.A_RI, 1, sharding);
+  if (sharding.dim == Dim::Out) factors.B_OR = part_of(factors.B_OR, 0, sharding);
   A_ = std::move(factors.A_RI).requires_grad_();
   B_ = std::move(factors.B_OR).requires_grad_();
 }

@@ -37,12 +37,15 @@ class LoraLinear final : public models::LinearBase {
                         std::span<at::Tensor> y) override;
   const models::kernels::Weight& weight() const override { return inner_->weight(); }
   std::optional<at::Tensor> bias() const override { return inner_->bias(); }
+  std::int64_t in_features() const override { return inner_->in_features(); }
+  std::int64_t out_features() const override { return inner_->out_features(); }
+  models::Sharding sharding() const override { return inner_->sharding(); }
   void finish_loading(models::kernels::Arithmetic arithmetic) override {
     inner_->finish_loading(arithmetic);
   }
 
   const std::string& path() const { return path_; }
-  at::Tensor& A() { return A_; }  // (r, in) float32
+  at::Tensor& A() { return A_; }  // (r, in) float32; of the part of W held here, where sharded
   at::Tensor& B() { return B_; }  // (out, r) float32
   double scale() const { return scale_; }
   void set_enabled(bool enabled) { enabled_ = enabled; }  // off: the base alone

@@ -41,4 +41,8 @@ std::unique_ptr<CausalLM> make_causal_lm(const std::string& config_json, const s
 std::unique_ptr<CausalLM> load_causal_lm(const Pretrained& pretrained, at::ScalarType dtype,
                                          kernels::Arithmetic arithmetic);
 
+/// Reads every parameter of a model that is made, and was perhaps cut into parts, but is not loaded.
+void load_parameters(CausalLM& model, const Pretrained& pretrained, at::ScalarType dtype,
+                     kernels::Arithmetic arithmetic);
+
 }  // namespace tailor::models

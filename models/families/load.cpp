@@ -61,12 +61,22 @@ std::unique_ptr<CausalLM> make_causal_lm(const std::string& config_json, const s
 std::unique_ptr<CausalLM> load_causal_lm(const Pretrained& pretrained, at::ScalarType dtype,
                                          kernels::Arithmetic arithmetic) {
   auto model = make_causal_lm(pretrained.config_json, pretrained.config_file);
-  const auto parameters = model->parameters();
-  check_tensors(parameters, pretrained);
-  for (const auto& parameter : parameters)
-    *parameter.value = pretrained.tensors->read(parameter.name, dtype);
-  model->finish_loading(arithmetic);
+  load_parameters(*model, pretrained, dtype, arithmetic);
   return model;
+}
+
+void load_parameters(CausalLM& model, const Pretrained& pretrained, at::ScalarType dtype,
+                     kernels::Arithmetic arithmetic) {
+  const auto parameters = model.parameters();
+  check_tensors(parameters, pretrained);
+  for (const auto& parameter : parameters) {
+    const auto& tensors = *pretrained.tensors;
+    const auto& slice = parameter.slice;
+    *parameter.value =
+        slice ? tensors.read_slice(parameter.name, dtype, slice->dim, slice->begin, slice->length)
+              : tensors.read(parameter.name, dtype);
+  }
+  model.finish_loading(arithmetic);
 }
 
 }  // namespace tailor::models

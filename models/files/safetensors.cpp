@@ -48,24 +48,66 @@ class File : public SafetensorsFile {
   const std::map<std::string, std::string>& metadata() const override { return metadata_; }
 
   at::Tensor read(const std::string& name, at::ScalarType dtype) const override {
+    const std::size_t index = index_of(name);
+    return read_bytes(entries_[index], begins_[index], dtype);
+  }
+
+  at::Tensor read_slice(const std::string& name, at::ScalarType dtype, std::int64_t dim,
+                        std::int64_t begin, std::int64_t length) const override {
+    const std::size_t index = index_of(name);
+    TensorEntry part = entries_[index];
+    check_slice(part, dim, begin, length, map_.name());
+    if (dim != 0) return slice_columns(index, dtype, dim, begin, length);
+    const std::int64_t row_bytes = part.shape[0] == 0 ? 0 : part.num_bytes / part.shape[0];
+    part.shape[0] = length;
+    part.num_bytes = length * row_bytes;
+    return read_bytes(part, begins_[index] + static_cast<std::uint64_t>(begin * row_bytes), dtype);
+  }
+
+ private:
+  std::size_t index_of(const std::string& name) const {
     const auto found = index_.find(name);
     if (found == index_.end()) {
       throw FileError(map_.name() + ": tensor " + in_quotes(name) + ": not in the file");
     }
-    const TensorEntry& entry = entries_[found->second];
+    return found->second;
+  }
+
+  at::ScalarType checked_dtype(const TensorEntry& entry, at::ScalarType dtype) const {
     const at::ScalarType stored = *dtype_named(entry.dtype);
     if (dtype != stored && !(at::isFloatingType(stored) && at::isFloatingType(dtype))) {
-      throw FileError(map_.name() + ": tensor " + in_quotes(name) +
+      throw FileError(map_.name() + ": tensor " + in_quotes(entry.name) +
                       ": expected a tensor of dtype " + std::string(dtype_word(dtype)) +
                       ", found " + entry.dtype);
     }
-    const std::uint64_t begin = begins_[found->second];
+    return stored;
+  }
+
+  at::Tensor read_bytes(const TensorEntry& entry, std::uint64_t begin, at::ScalarType dtype) const {
+    const at::ScalarType stored = checked_dtype(entry, dtype);
     at::Tensor tensor = convert(map_.bytes().data() + begin, entry, stored, dtype);
     map_.release(begin, static_cast<std::size_t>(entry.num_bytes));
     return tensor;
   }
 
- private:
+  at::Tensor slice_columns(std::size_t index, at::ScalarType dtype, std::int64_t dim,
+                           std::int64_t begin, std::int64_t length) const {
+    const TensorEntry& entry = entries_[index];
+    const at::ScalarType stored = checked_dtype(entry, dtype);
+    const char* data = map_.bytes().data() + begins_[index];
+    const bool aligned = reinterpret_cast<std::uintptr_t>(data) % c10::elementSize(stored) == 0;
+    if (!aligned || entry.num_bytes == 0) {
+      return copy_of(data, entry, stored).narrow(dim, begin, length).to(dtype).contiguous();
+    }
+    // Only read, and gone before the mapping is; only the pages of the slice are touched.
+    const at::Tensor whole =
+        at::from_blob(const_cast<char*>(data), entry.shape, at::TensorOptions(stored));
+    at::Tensor part = at::empty(whole.narrow(dim, begin, length).sizes(), dtype);
+    part.copy_(whole.narrow(dim, begin, length));
+    map_.release(begins_[index], static_cast<std::size_t>(entry.num_bytes));
+    return part;
+  }
+
   static at::Tensor convert(const char* data, const TensorEntry& entry, at::ScalarType stored,
                             at::ScalarType dtype) {
     const bool aligned = reinterpret_cast<std::uintptr_t>(data) % c10::elementSize(stored) == 0;
@@ -108,6 +150,15 @@ class Shards : public TensorSource {
       throw FileError(name_ + ": tensor " + in_quotes(name) + ": not in the index");
     }
     return found->second->read(name, dtype);
+  }
+
+  at::Tensor read_slice(const std::string& name, at::ScalarType dtype, std::int64_t dim,
+                        std::int64_t begin, std::int64_t length) const override {
+    const auto found = owners_.find(name);
+    if (found == owners_.end()) {
+      throw FileError(name_ + ": tensor " + in_quotes(name) + ": not in the index");
+    }
+    return found->second->read_slice(name, dtype, dim, begin, length);
   }
 
  private:

@@ -26,6 +26,14 @@ class TensorSource {
   /// The whole tensor converted to `dtype` (kFloat or kBFloat16; integers only as they are stored),
   /// in memory of its own. Throws FileError for an unknown name.
   virtual at::Tensor read(const std::string& name, at::ScalarType dtype) const = 0;
+  /// `length` entries of dimension `dim` from `begin`. A source that can reads no more than it has
+  /// to; this one reads the whole tensor. Throws FileError for a range outside the tensor.
+  virtual at::Tensor read_slice(const std::string& name, at::ScalarType dtype, std::int64_t dim,
+                                std::int64_t begin, std::int64_t length) const;
 };
+
+/// Throws FileError naming `file` unless the range lies within dimension `dim` of the tensor.
+void check_slice(const TensorEntry& entry, std::int64_t dim, std::int64_t begin,
+                 std::int64_t length, const std::string& file);
 
 }  // namespace tailor::models

@@ -19,13 +19,13 @@ DecoderLayer::DecoderLayer(std::unique_ptr<AttentionBlock> attention,
 }
 
 DecoderLayer::Stream DecoderLayer::forward(const Stream& stream,
-                                           const AttentionContext& context) const {
+                                           const LayerContext& context) const {
   auto [x_TD, y_TD] = stream.delta_TD.defined()
                           ? input_layernorm_.add_and_norm(stream.x_TD, stream.delta_TD)
                           : std::pair(stream.x_TD, input_layernorm_.forward(stream.x_TD));
   const auto attended_TD = self_attn_->forward(y_TD, context);
   auto [sum_TD, z_TD] = post_attention_layernorm_.add_and_norm(x_TD, attended_TD);
-  return {sum_TD, mlp_->forward(z_TD)};
+  return {sum_TD, mlp_->forward(z_TD, context)};
 }
 
 void DecoderLayer::finish_loading(kernels::Arithmetic arithmetic) {
@@ -48,7 +48,7 @@ Decoder::Decoder(std::int64_t vocab_size, std::int64_t hidden_size, double rms_n
 }
 
 at::Tensor Decoder::forward(const Batch& batch, kernels::Arithmetic arithmetic) const {
-  const AttentionContext context{batch, rope_angles(batch.positions_T, frequency_F_)};
+  const LayerContext context{batch, rope_angles(batch.positions_T, frequency_F_)};
   DecoderLayer::Stream stream{
       embed_tokens_.forward(batch.ids_T, kernels::activation_dtype(arithmetic)), {}};
   for (const auto& layer : layers_) stream = layer->forward(stream, context);

@@ -22,7 +22,7 @@ class DecoderLayer final : public Module {
   struct Stream {
     at::Tensor x_TD, delta_TD;  // delta undefined behind the embedding
   };
-  Stream forward(const Stream& stream, const AttentionContext& context) const;
+  Stream forward(const Stream& stream, const LayerContext& context) const;
   void finish_loading(kernels::Arithmetic arithmetic);
 
  private:

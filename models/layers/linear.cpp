@@ -1,6 +1,7 @@
 // T tokens, I in, O out.
 #include "models/layers/linear.hpp"
 
+#include <c10/util/Exception.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <utility>
@@ -39,13 +40,45 @@ void LinearSlot::walk(const std::string& path, const Visit& visit) {
   layer_->walk(path, visit);
 }
 
-Dense::Dense(std::int64_t in, std::int64_t out, bool with_bias) {
+Dense::Dense(std::int64_t in, std::int64_t out, bool with_bias)
+    : in_(in), out_(out), with_bias_(with_bias) {
   add_parameter("weight", {out, in}, stored_);
   if (with_bias) add_parameter("bias", {out}, stored_bias_);
 }
 
 Dense::Dense(const at::Tensor& shared_OI, kernels::Arithmetic arithmetic)
-    : stored_(shared_OI), weight_(shared_OI, arithmetic) {}
+    : in_(shared_OI.size(1)),
+      out_(shared_OI.size(0)),
+      with_bias_(false),
+      stored_(shared_OI),
+      weight_(shared_OI, arithmetic) {}
+
+void Dense::shard(const Sharding& sharding) {
+  using Dim = Sharding::Dim;
+  const auto whole = sharding.dim == Dim::In ? in_ : out_;
+  TORCH_CHECK_VALUE(whole % sharding.count == 0, "linear: ", whole, " features in ", sharding.count,
+                    " equal parts");
+  TORCH_CHECK_VALUE(!stored_.defined(), "linear: sharded behind loading");
+  sharding_ = sharding;
+  clear_parameters();
+  const auto length = whole / sharding.count;
+  const Slice slice{sharding.dim == Dim::In ? 1 : 0, sharding.index * length, length};
+  const bool all = sharding.dim == Dim::None;
+  add_parameter("weight", {out_, in_}, stored_, all ? std::nullopt : std::optional(slice));
+  if (!with_bias_) return;
+  if (sharding.dim == Dim::Out)
+    add_parameter("bias", {out_}, stored_bias_, slice);
+  else if (sharding.index == 0)
+    add_parameter("bias", {out_}, stored_bias_);
+}
+
+std::int64_t Dense::in_features() const {
+  return sharding_.dim == Sharding::Dim::In ? in_ / sharding_.count : in_;
+}
+
+std::int64_t Dense::out_features() const {
+  return sharding_.dim == Sharding::Dim::Out ? out_ / sharding_.count : out_;
+}
 
 void Dense::finish_loading(kernels::Arithmetic arithmetic) {
   weight_ = kernels::Weight(stored_, arithmetic);

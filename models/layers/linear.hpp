@@ -19,6 +19,10 @@ class LinearBase : public Module {
   virtual at::Tensor forward(const at::Tensor& x_TI) = 0;
   virtual const kernels::Weight& weight() const = 0;  // (O, I), this rank's shard, frozen
   virtual std::optional<at::Tensor> bias() const { return std::nullopt; }
+  /// What is held here, known before loading; weight() has these sizes.
+  virtual std::int64_t in_features() const = 0;
+  virtual std::int64_t out_features() const = 0;
+  virtual Sharding sharding() const { return {}; }
   /// Made ready for products with `arithmetic`, once its parameters are loaded.
   virtual void finish_loading(kernels::Arithmetic arithmetic) = 0;
 
@@ -66,12 +70,23 @@ class Dense final : public LinearBase {
   /// Computes with a tensor that another module owns and has loaded: a tied output head.
   Dense(const at::Tensor& shared_OI, kernels::Arithmetic arithmetic);
 
+  /// Keeps one part of the layer, before loading. Out: rows and their biases; In: columns, the bias
+  /// with the first part alone, so that the parts' answers add up. Throws ValueError where the size
+  /// is not divisible.
+  void shard(const Sharding& sharding);
+
   at::Tensor forward(const at::Tensor& x_TI) override;
   const kernels::Weight& weight() const override { return weight_; }
   std::optional<at::Tensor> bias() const override { return bias_; }
+  std::int64_t in_features() const override;
+  std::int64_t out_features() const override;
+  Sharding sharding() const override { return sharding_; }
   void finish_loading(kernels::Arithmetic arithmetic) override;
 
  private:
+  std::int64_t in_, out_;  // of the whole layer
+  bool with_bias_;
+  Sharding sharding_;
   at::Tensor stored_, stored_bias_;  // as in the file
   kernels::Weight weight_;
   std::optional<at::Tensor> bias_;

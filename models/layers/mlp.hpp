@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "models/layers/layer_context.hpp"
 #include "models/layers/linear.hpp"
 
 namespace tailor::models {
@@ -9,7 +10,7 @@ namespace tailor::models {
 /// What a decoder layer does behind its attention: a dense MLP here, experts elsewhere.
 class FeedForward : public Module {
  public:
-  virtual at::Tensor forward(const at::Tensor& x_TD) const = 0;
+  virtual at::Tensor forward(const at::Tensor& x_TD, const LayerContext& context) const = 0;
   virtual void finish_loading(kernels::Arithmetic arithmetic) = 0;
 };
 
@@ -17,7 +18,10 @@ class FeedForward : public Module {
 class SwiGluMlp final : public FeedForward {
  public:
   SwiGluMlp(std::int64_t hidden_size, std::int64_t intermediate_size, bool bias);
-  at::Tensor forward(const at::Tensor& x_TD) const override;
+  at::Tensor forward(const at::Tensor& x_TD) const;
+  at::Tensor forward(const at::Tensor& x_TD, const LayerContext& /*context*/) const override {
+    return forward(x_TD);
+  }
   void finish_loading(kernels::Arithmetic arithmetic) override;
 
  private:

@@ -1,5 +1,6 @@
 #include "models/layers/module.hpp"
 
+#include "models/layers/grouped_linear.hpp"
 #include "models/layers/linear.hpp"
 
 namespace tailor::models {
@@ -12,9 +13,13 @@ std::string join(const std::string& path, const std::string& segment) {
 
 }  // namespace
 
-void Module::add_parameter(std::string segment, std::vector<std::int64_t> shape,
-                           at::Tensor& member) {
-  own_.push_back({std::move(segment), std::move(shape), &member});
+std::string NamedGroupedSlot::expert_path(std::int64_t expert) const {
+  return join(join(name, std::to_string(expert)), slot->projection());
+}
+
+void Module::add_parameter(std::string segment, std::vector<std::int64_t> shape, at::Tensor& member,
+                           std::optional<Slice> slice) {
+  own_.push_back({std::move(segment), std::move(shape), &member, slice});
 }
 
 void Module::add_child(std::string segment, Module& child) {
@@ -29,7 +34,8 @@ void Module::walk(const std::string& path, const Visit& visit) {
 std::vector<NamedParameter> Module::parameters() {
   std::vector<NamedParameter> out;
   walk("", [&](const std::string& path, Module& module) {
-    for (const auto& own : module.own_) out.push_back({join(path, own.name), own.shape, own.value});
+    for (const auto& own : module.own_)
+      out.push_back({join(path, own.name), own.shape, own.value, own.slice});
   });
   return out;
 }
@@ -38,6 +44,14 @@ std::vector<NamedSlot> Module::slots() {
   std::vector<NamedSlot> out;
   walk("", [&](const std::string& path, Module& module) {
     if (auto* slot = dynamic_cast<LinearSlot*>(&module)) out.push_back({path, slot});
+  });
+  return out;
+}
+
+std::vector<NamedGroupedSlot> Module::grouped_slots() {
+  std::vector<NamedGroupedSlot> out;
+  walk("", [&](const std::string& path, Module& module) {
+    if (auto* slot = dynamic_cast<GroupedLinearSlot*>(&module)) out.push_back({path, slot});
   });
   return out;
 }

@@ -22,7 +22,7 @@ SelfAttention::SelfAttention(const SelfAttentionConfig& c, std::int64_t layer)
   add_child("k_norm", *k_norm_);
 }
 
-at::Tensor SelfAttention::forward(const at::Tensor& x_TD, const AttentionContext& context) const {
+at::Tensor SelfAttention::forward(const at::Tensor& x_TD, const LayerContext& context) const {
   // (T, heads * H) -> (T, heads, H). The head count is read off y: a shard holds fewer.
   const auto heads = [&](const at::Tensor& y_TF) { return y_TF.unflatten(1, {-1, head_dim_}); };
   const auto [q_TF, k_TF, v_TF] = project(x_TD, q_proj_, k_proj_, v_proj_);

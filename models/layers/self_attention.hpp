@@ -5,20 +5,15 @@
 #include <memory>
 
 #include "models/layers/attention.hpp"
+#include "models/layers/layer_context.hpp"
 #include "models/layers/linear.hpp"
 #include "models/layers/norm.hpp"
 
 namespace tailor::models {
 
-/// What an attention block needs beside its input: the same for all layers of one forward.
-struct AttentionContext {
-  const Batch& batch;
-  RopeAngles angles;
-};
-
 class AttentionBlock : public Module {
  public:
-  virtual at::Tensor forward(const at::Tensor& x_TD, const AttentionContext& context) const = 0;
+  virtual at::Tensor forward(const at::Tensor& x_TD, const LayerContext& context) const = 0;
   virtual void finish_loading(kernels::Arithmetic arithmetic) = 0;
 };
 
@@ -34,7 +29,7 @@ class SelfAttention final : public AttentionBlock {
  public:
   /// `layer` is the block's number, for the KV cache.
   SelfAttention(const SelfAttentionConfig& config, std::int64_t layer);
-  at::Tensor forward(const at::Tensor& x_TD, const AttentionContext& context) const override;
+  at::Tensor forward(const at::Tensor& x_TD, const LayerContext& context) const override;
   void finish_loading(kernels::Arithmetic arithmetic) override;
 
  private:

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace tailor::models {
+
+/// Tokens as rows sorted by expert, every token once for each expert that it goes to.
+struct DispatchedRows {
+  at::Tensor x_MD;                        // rows of the experts held here
+  std::vector<std::int64_t> row_offsets;  // {0, ..., M}, one range an expert held here
+  std::shared_ptr<const void> plan;       // what combine() needs of dispatch()
+};
+
+/// Brings the rows of tokens to their experts and the answers back: by a permutation where all
+/// experts are here, by an all-to-all exchange where ranks hold parts. Both directions are
+/// differentiable. The order of rows is stable: by expert, then by (source rank, token), and the
+/// answers of a token are added up in float32 in the order of its slots, so that the outcome does
+/// not depend on how experts are spread.
+class ExpertExchange {
+ public:
+  virtual ~ExpertExchange() = default;
+  /// x (T, D), ids (T, K) int64, distinct in a row.
+  virtual DispatchedRows dispatch(const at::Tensor& x_TD, const at::Tensor& ids_TK) = 0;
+  /// y_t = sum_j weights[t, j] out of expert ids[t, j]: out (M, D), weights (T, K) float32 ->
+  /// (T, D) in out's dtype.
+  virtual at::Tensor combine(const at::Tensor& out_MD, const at::Tensor& weights_TK,
+                             const DispatchedRows& rows) = 0;
+};
+
+/// All experts are here.
+std::shared_ptr<ExpertExchange> make_local_exchange(std::int64_t num_experts);
+
+}  // namespace tailor::models

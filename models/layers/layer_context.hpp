@@ -1,0 +1,15 @@
+#pragma once
+
+#include "models/batch.hpp"
+#include "models/layers/rope.hpp"
+
+namespace tailor::models {
+
+/// What the blocks of a decoder layer need beside their input: the same for all layers of one
+/// forward.
+struct LayerContext {
+  const Batch& batch;
+  RopeAngles angles;
+};
+
+}  // namespace tailor::models
