@@ -28,7 +28,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 TOLERANCE = 1e-4
 MIN_EFFECT = 1e-2  # of the steps on the last loss, in nats
 BATCH, ACCUMULATED = 2, 2  # rows
-LEARNING_RATE, WEIGHT_DECAY, MAX_GRAD_NORM = 1e-3, 0.01, 1.0
+LEARNING_RATE, MAX_GRAD_NORM = 1e-3, 1.0
+WEIGHT_DECAY = 1.0  # so much that ten steps without it would show
 
 
 def conversations(count: int, work: pathlib.Path) -> list[list[dict]]:
