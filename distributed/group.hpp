@@ -123,5 +123,7 @@ class Group {
 
 /// One rank: every collective is the identity.
 std::unique_ptr<Group> make_single_group(std::string name = "world");
+/// All ranks that the MPI launcher has started; every rank calls it. See mpi_start().
+std::unique_ptr<Group> make_mpi_group(const GroupOptions& options = {});
 
 }  // namespace tailor::distributed

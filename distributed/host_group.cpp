@@ -5,7 +5,7 @@
 #include <c10/util/Exception.h>
 #include <c10/util/StringUtil.h>
 
-#include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "distributed/chain.hpp"
@@ -259,6 +259,16 @@ std::unique_ptr<Group> HostGroup::split(int color, const std::string& name) {
     members.push_back(r);
   }
   return make_part({call.text, call.sequence, 1}, color, rank, members, name);
+}
+
+std::unique_ptr<Pending::Work> HostGroup::gather(const Call& call, Source part, Target whole,
+                                                 Held held) {
+  std::vector<Target> to;
+  for (int r = 0; r < size_; ++r)
+    to.push_back(whole.subspan(static_cast<std::size_t>(r) * part.size(), part.size()));
+  std::memcpy(to[static_cast<std::size_t>(rank_)].data(), part.data(), part.size());
+  const std::vector<Source> from(to.size(), part);
+  return exchange(call, from, std::move(to), std::move(held));
 }
 
 std::vector<HostGroup::Target> HostGroup::targets(const at::Tensor& tensor,

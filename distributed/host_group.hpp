@@ -77,8 +77,6 @@ class HostGroup : public Group {
   /// this rank's own entries are left alone.
   virtual std::unique_ptr<Work> exchange(const Call& call, std::vector<Source> sources,
                                          std::vector<Target> targets, Held held) = 0;
-  /// Few bytes of every rank, as many on all: `whole` gets those of all. First step of a call only.
-  virtual std::unique_ptr<Work> gather(const Call& call, Source part, Target whole, Held held) = 0;
   virtual std::unique_ptr<Work> broadcast(const Call& call, Target bytes, int root, Held held) = 0;
   virtual std::unique_ptr<Work> send(const Call& call, Source bytes, int to, Held held) = 0;
   virtual std::unique_ptr<Work> recv(const Call& call, Target bytes, int from, Held held) = 0;
@@ -88,6 +86,8 @@ class HostGroup : public Group {
                                            const std::string& name) = 0;
 
  private:
+  /// `part` of every rank, as many bytes on all, into `whole` on all.
+  std::unique_ptr<Work> gather(const Call& call, Source part, Target whole, Held held);
   /// Numbers a collective; with check_calls, throws where the ranks do not make the same one.
   Call begin(const char* what, const std::string& arguments);
   Call message(const char* what, const char* direction, int peer, std::int64_t number) const;

@@ -139,13 +139,6 @@ class ThreadGroup final : public HostGroup {
     }
     return receive(call, std::move(incoming));
   }
-  std::unique_ptr<Work> gather(const Call& call, Source part, Target whole, Held held) override {
-    std::vector<Target> targets;
-    for (int r = 0; r < size(); ++r)
-      targets.push_back(whole.subspan(static_cast<std::size_t>(r) * part.size(), part.size()));
-    std::memcpy(targets[static_cast<std::size_t>(rank())].data(), part.data(), part.size());
-    return exchange(call, std::vector<Source>(targets.size(), part), targets, std::move(held));
-  }
   std::unique_ptr<Work> broadcast(const Call& call, Target bytes, int root,
                                   Held /*held*/) override {
     if (rank() != root) return receive(call, {expect(call, root, bytes)});
