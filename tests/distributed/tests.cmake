@@ -1,3 +1,4 @@
+tailor_add_test(distributed mesh tailor::distributed)
 tailor_add_test(distributed thread_group tailor::distributed)
 target_sources(distributed_thread_group_test PRIVATE distributed/group_cases.cpp)
 if(TAILOR_MPI)
