@@ -7,13 +7,13 @@ namespace tailor::models {
 
 DecoderLayer::DecoderLayer(std::unique_ptr<AttentionBlock> attention,
                            std::unique_ptr<FeedForward> mlp, std::int64_t hidden_size,
-                           double rms_norm_eps)
+                           double rms_norm_eps, const std::string& mlp_name)
     : self_attn_(std::move(attention)),
       mlp_(std::move(mlp)),
       input_layernorm_(hidden_size, rms_norm_eps),
       post_attention_layernorm_(hidden_size, rms_norm_eps) {
   add_child("self_attn", *self_attn_);
-  add_child("mlp", *mlp_);
+  add_child(mlp_name, *mlp_);
   add_child("input_layernorm", input_layernorm_);
   add_child("post_attention_layernorm", post_attention_layernorm_);
 }

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "models/layers/embedding.hpp"
@@ -15,8 +16,9 @@ namespace tailor::models {
 /// Pre-norm decoder layer: x + attention(norm(x)), then x + feed_forward(norm(x)).
 class DecoderLayer final : public Module {
  public:
+  /// `mlp_name` is what the checkpoint calls the feed-forward block.
   DecoderLayer(std::unique_ptr<AttentionBlock> attention, std::unique_ptr<FeedForward> mlp,
-               std::int64_t hidden_size, double rms_norm_eps);
+               std::int64_t hidden_size, double rms_norm_eps, const std::string& mlp_name = "mlp");
 
   /// The residual stream as a sum (x, delta) that the next norm adds up: answers the same form.
   struct Stream {

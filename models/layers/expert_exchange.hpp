@@ -31,6 +31,21 @@ class ExpertExchange {
                              const DispatchedRows& rows) = 0;
 };
 
+/// The slots (t, k) in a stable order by expert: row row_of[t, k] is that of slot k of token t, and
+/// the rows of expert e are row_offsets[e] up to row_offsets[e + 1].
+struct SortedSlots {
+  at::Tensor row_of_TK;                   // int64
+  std::vector<std::int64_t> row_offsets;  // {0, ..., T K}, num_experts + 1 entries
+};
+/// Counting sort. Throws ValueError for an id outside [0, num_experts).
+SortedSlots sort_by_expert(const at::Tensor& ids_TK, std::int64_t num_experts);
+
+/// (T, D) -> (T K, D) and back with weights (T, K) float32: differentiable, and deterministic in
+/// both directions (kernels/token_copies.hpp).
+at::Tensor copy_tokens(const at::Tensor& x_TD, const SortedSlots& slots);
+at::Tensor sum_copies(const at::Tensor& rows_MD, const at::Tensor& weights_TK,
+                      const SortedSlots& slots);
+
 /// All experts are here.
 std::shared_ptr<ExpertExchange> make_local_exchange(std::int64_t num_experts);
 

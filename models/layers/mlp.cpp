@@ -24,6 +24,8 @@ struct SwiGlu : torch::autograd::Function<SwiGlu> {
 
 }  // namespace
 
+at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) { return SwiGlu::apply(gate, up); }
+
 SwiGluMlp::SwiGluMlp(std::int64_t hidden_size, std::int64_t intermediate_size, bool bias)
     : gate_proj_(dense(hidden_size, intermediate_size, bias)),
       up_proj_(dense(hidden_size, intermediate_size, bias)),
@@ -35,7 +37,7 @@ SwiGluMlp::SwiGluMlp(std::int64_t hidden_size, std::int64_t intermediate_size, b
 
 at::Tensor SwiGluMlp::forward(const at::Tensor& x_TD) const {
   const auto [gate, up] = project(x_TD, gate_proj_, up_proj_);
-  return down_proj_(SwiGlu::apply(gate, up));
+  return down_proj_(swiglu(gate, up));
 }
 
 void SwiGluMlp::finish_loading(kernels::Arithmetic arithmetic) {

@@ -14,6 +14,9 @@ class FeedForward : public Module {
   virtual void finish_loading(kernels::Arithmetic arithmetic) = 0;
 };
 
+/// silu(gate) up, differentiable (kernels/swiglu.hpp).
+at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);
+
 /// down(silu(gate(x)) up(x)).
 class SwiGluMlp final : public FeedForward {
  public:

@@ -2,9 +2,10 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
-#include <vector>
 
 #include "models/layers/expert_exchange.hpp"
 #include "models/layers/grouped_linear.hpp"
@@ -39,6 +40,7 @@ class Router final : public Module {
   at::Tensor forward(const at::Tensor& x_TD) const;  // (T, E) float32
   at::Tensor& weight() { return exact_ED_; }  // float32; gradients flow where it requires them
   at::Tensor& correction_bias() { return bias_E_; }  // float32, undefined where there is none
+  const at::Tensor& correction_bias() const { return bias_E_; }
   void finish_loading();
 
  private:
