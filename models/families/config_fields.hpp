@@ -1,9 +1,11 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "configs/reader.hpp"
 #include "models/families/causal_lm.hpp"
+#include "models/layers/decoder.hpp"
 #include "models/layers/self_attention.hpp"
 
 namespace tailor::models {
@@ -28,7 +30,11 @@ void refuse_sliding_window(configs::Section& config);
 /// 0); every other field that nobody read is refused by name unless it is null, false or empty.
 void finish_config(configs::Section& config);
 
-/// Builds embedding, layers of SelfAttention and SwiGluMlp, norm and head.
+/// Builds embedding, the given layers, norm and head.
+std::unique_ptr<CausalLM> make_decoder(const DecoderConfig& config,
+                                       std::vector<std::unique_ptr<DecoderLayer>> layers);
+
+/// Layers of SelfAttention and SwiGluMlp.
 std::unique_ptr<CausalLM> make_dense_decoder(const DecoderConfig& config);
 
 }  // namespace tailor::models

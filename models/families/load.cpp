@@ -2,8 +2,12 @@
 
 #include "models/families/causal_lm.hpp"
 #include "models/families/llama.hpp"
+#include "models/families/mixtral.hpp"
+#include "models/families/olmoe.hpp"
 #include "models/families/qwen2.hpp"
+#include "models/families/qwen2_moe.hpp"
 #include "models/families/qwen3.hpp"
+#include "models/families/qwen3_moe.hpp"
 
 namespace tailor::models {
 namespace {
@@ -12,7 +16,9 @@ using Maker = std::unique_ptr<CausalLM> (*)(configs::Section);
 
 const std::map<std::string, Maker>& families() {
   static const std::map<std::string, Maker> all{
-      {"llama", llama::make}, {"qwen2", qwen2::make}, {"qwen3", qwen3::make}};
+      {"llama", llama::make},        {"mixtral", mixtral::make},     {"olmoe", olmoe::make},
+      {"qwen2", qwen2::make},        {"qwen2_moe", qwen2_moe::make}, {"qwen3", qwen3::make},
+      {"qwen3_moe", qwen3_moe::make}};
   return all;
 }
 

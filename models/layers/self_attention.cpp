@@ -7,6 +7,7 @@ namespace tailor::models {
 SelfAttention::SelfAttention(const SelfAttentionConfig& c, std::int64_t layer)
     : head_dim_(c.head_dim),
       layer_(layer),
+      norm_over_heads_(c.qk_norm_over_heads),
       q_proj_(dense(c.hidden_size, c.num_attention_heads * c.head_dim, c.qkv_bias)),
       k_proj_(dense(c.hidden_size, c.num_key_value_heads * c.head_dim, c.qkv_bias)),
       v_proj_(dense(c.hidden_size, c.num_key_value_heads * c.head_dim, c.qkv_bias)),
@@ -15,9 +16,13 @@ SelfAttention::SelfAttention(const SelfAttentionConfig& c, std::int64_t layer)
   add_child("k_proj", k_proj_);
   add_child("v_proj", v_proj_);
   add_child("o_proj", o_proj_);
-  if (!c.qk_norm) return;
-  q_norm_ = std::make_unique<RmsNorm>(c.head_dim, c.rms_norm_eps);
-  k_norm_ = std::make_unique<RmsNorm>(c.head_dim, c.rms_norm_eps);
+  if (!c.qk_norm && !norm_over_heads_) return;
+  const auto norm = [&](std::int64_t heads) {
+    return std::make_unique<RmsNorm>(norm_over_heads_ ? heads * c.head_dim : c.head_dim,
+                                     c.rms_norm_eps);
+  };
+  q_norm_ = norm(c.num_attention_heads);
+  k_norm_ = norm(c.num_key_value_heads);
   add_child("q_norm", *q_norm_);
   add_child("k_norm", *k_norm_);
 }
@@ -26,8 +31,11 @@ at::Tensor SelfAttention::forward(const at::Tensor& x_TD, const LayerContext& co
   // (T, heads * H) -> (T, heads, H). The head count is read off y: a shard holds fewer.
   const auto heads = [&](const at::Tensor& y_TF) { return y_TF.unflatten(1, {-1, head_dim_}); };
   const auto [q_TF, k_TF, v_TF] = project(x_TD, q_proj_, k_proj_, v_proj_);
-  const auto q_TNH = q_norm_ ? q_norm_->forward(heads(q_TF)) : heads(q_TF);
-  const auto k_TKH = k_norm_ ? k_norm_->forward(heads(k_TF)) : heads(k_TF);
+  const auto normed = [&](const at::Tensor& y_TF, const std::unique_ptr<RmsNorm>& norm) {
+    if (!norm) return heads(y_TF);
+    return norm_over_heads_ ? heads(norm->forward(y_TF)) : norm->forward(heads(y_TF));
+  };
+  const auto q_TNH = normed(q_TF, q_norm_), k_TKH = normed(k_TF, k_norm_);
   const auto& batch = context.batch;
   const auto out_TNH =
       batch.cache != nullptr

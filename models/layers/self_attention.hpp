@@ -20,7 +20,8 @@ class AttentionBlock : public Module {
 struct SelfAttentionConfig {
   std::int64_t hidden_size, num_attention_heads, num_key_value_heads, head_dim;
   bool qkv_bias = false, output_bias = false;
-  bool qk_norm = false;  // RMSNorm over each head of q and k before the rotation (Qwen3)
+  bool qk_norm = false;             // RMSNorm over each head of q and k before the rotation (Qwen3)
+  bool qk_norm_over_heads = false;  // the same over all heads of q, and of k, at once (OLMoE)
   double rms_norm_eps = 1e-6;
 };
 
@@ -34,6 +35,7 @@ class SelfAttention final : public AttentionBlock {
 
  private:
   std::int64_t head_dim_, layer_;
+  bool norm_over_heads_;
   LinearSlot q_proj_, k_proj_, v_proj_, o_proj_;
   std::unique_ptr<RmsNorm> q_norm_, k_norm_;
 };

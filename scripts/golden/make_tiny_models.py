@@ -8,9 +8,10 @@ A directory is a whole HF model (config.json, model.safetensors in float32, toke
   logits                         (T, V)  float32: every document alone through the model
   loss                           (1)     float32: mean negative log likelihood of the supervised tokens, in nats
   prompt_ids, greedy_ids         (P), (16)  int64: a prompt and its greedy continuation (no token ends it)
+  router_logits.L, router_ids.L  (T, E) float32, (T, K) int64: what the router of sparse layer L says and chooses
 
 The metadata records the library versions and `greedy_margin`, the smallest distance between the best and the second
-logit on the way.
+logit on the way, and for sparse models `router_margin`, the smallest between two router logits whose order decides.
 
     python scripts/golden/make_tiny_models.py [--out tests/golden] [NAME...]
 """
@@ -49,9 +50,13 @@ CORPUS = [
     "12 + 7 = 19. 19 - 4 = 15.\n#### 15",
 ]
 
+ROUTER_MARGIN = 1e-3
+
 HEADS = dict(hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2)
 COMMON = dict(HEADS, vocab_size=VOCAB_SIZE, max_position_embeddings=1024, dtype="float32")
 TOKENS = dict(bos_token_id=0, eos_token_id=2, pad_token_id=0)
+SPARSE = dict(COMMON, **TOKENS, tie_word_embeddings=True, num_hidden_layers=2)
+PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
 MODELS = {
     "tiny_llama": (
@@ -105,6 +110,49 @@ MODELS = {
             tie_word_embeddings=True,
             use_sliding_window=False,
             rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+        ),
+    ),
+    "tiny_mixtral": (
+        transformers.MixtralForCausalLM,
+        transformers.MixtralConfig(
+            **(SPARSE | dict(intermediate_size=16)),
+            num_local_experts=8,
+            num_experts_per_tok=2,
+            rope_parameters=PLAIN_ROPE,
+        ),
+    ),
+    # A dense layer before two sparse ones.
+    "tiny_qwen2_moe": (
+        transformers.Qwen2MoeForCausalLM,
+        transformers.Qwen2MoeConfig(
+            **(SPARSE | dict(num_hidden_layers=3)),
+            num_experts=8,
+            num_experts_per_tok=3,
+            moe_intermediate_size=12,
+            shared_expert_intermediate_size=20,
+            mlp_only_layers=[0],
+            rope_parameters=PLAIN_ROPE,
+        ),
+    ),
+    "tiny_qwen3_moe": (
+        transformers.Qwen3MoeForCausalLM,
+        transformers.Qwen3MoeConfig(
+            **SPARSE,
+            head_dim=16,
+            num_experts=8,
+            num_experts_per_tok=2,
+            moe_intermediate_size=12,
+            norm_topk_prob=True,
+            rope_parameters=PLAIN_ROPE,
+        ),
+    ),
+    "tiny_olmoe": (
+        transformers.OlmoeForCausalLM,
+        transformers.OlmoeConfig(
+            **(SPARSE | dict(intermediate_size=16)),
+            num_experts=8,
+            num_experts_per_tok=4,
+            rope_parameters=PLAIN_ROPE,
         ),
     ),
 }
@@ -161,7 +209,7 @@ def fill_randomly(model: torch.nn.Module, seed: int) -> None:
         elif "embed_tokens" in name or "lm_head" in name:
             parameter.copy_(0.6 * noise)
         else:
-            parameter.copy_(1.5 * noise / parameter.shape[1] ** 0.5)
+            parameter.copy_(1.5 * noise / parameter.shape[-1] ** 0.5)
 
 
 def make_hub_style(directory: pathlib.Path) -> None:
@@ -190,7 +238,29 @@ def greedy(model: torch.nn.Module, prompt: torch.Tensor) -> tuple[torch.Tensor, 
     return ids[len(prompt) :], margin
 
 
-def golden_tensors(model: torch.nn.Module, seed: int) -> tuple[dict[str, torch.Tensor], float]:
+def router_tensors(model: torch.nn.Module, documents: list[torch.Tensor]) -> tuple[dict[str, torch.Tensor], float]:
+    """What every router answers for the documents, and how near a choice is to another."""
+    answers: dict[int, list] = {}
+    hooks = []
+    for number, layer in enumerate(model.model.layers):
+        router = getattr(layer.mlp, "gate", None)
+        if router is not None:
+            calls = answers.setdefault(number, [])
+            hooks.append(router.register_forward_hook(lambda module, inputs, output, calls=calls: calls.append(output)))
+    for document in documents:
+        model(input_ids=document[None])
+    for hook in hooks:
+        hook.remove()
+    tensors, margin = {}, float("inf")
+    for number, calls in answers.items():
+        logits, ids = torch.cat([call[0] for call in calls]), torch.cat([call[2] for call in calls])
+        best = logits.sort(dim=-1, descending=True).values[:, : ids.shape[1] + 1]
+        margin = min(margin, (best[:, :-1] - best[:, 1:]).min().item())
+        tensors |= {f"router_logits.{number}": logits, f"router_ids.{number}": ids}
+    return tensors, margin
+
+
+def golden_tensors(model: torch.nn.Module, seed: int) -> tuple[dict[str, torch.Tensor], float, float]:
     generator = torch.Generator().manual_seed(seed)
     documents = [torch.randint(VOCAB_SIZE, (n,), generator=generator) for n in DOCUMENT_LENGTHS]
     labels = []
@@ -204,7 +274,8 @@ def golden_tensors(model: torch.nn.Module, seed: int) -> tuple[dict[str, torch.T
     loss = torch.nn.functional.cross_entropy(predicted.double(), targets, ignore_index=-100)
     prompt = torch.randint(len(SPECIAL), VOCAB_SIZE, (PROMPT_LENGTH,), generator=generator)
     continuation, margin = greedy(model, prompt)
-    return {
+    routers, router_margin = router_tensors(model, documents)
+    tensors = {
         "input_ids": torch.cat(documents),
         "labels": torch.cat(labels),
         "positions": torch.cat([torch.arange(n) for n in DOCUMENT_LENGTHS]),
@@ -213,7 +284,8 @@ def golden_tensors(model: torch.nn.Module, seed: int) -> tuple[dict[str, torch.T
         "loss": loss.float().reshape(1),
         "prompt_ids": prompt,
         "greedy_ids": continuation,
-    }, margin
+    }
+    return tensors | routers, margin, router_margin
 
 
 @torch.no_grad()
@@ -223,9 +295,10 @@ def make(name: str, directory: pathlib.Path) -> None:
     model = family(config)
     for seed in range(1, 100):  # until greedy decoding is clear and not dull
         fill_randomly(model, seed)
-        tensors, margin = golden_tensors(model.eval(), seed)
+        tensors, margin, router_margin = golden_tensors(model.eval(), seed)
         continuation = set(tensors["greedy_ids"].tolist())
-        if margin > 0.05 and len(continuation) > 8 and TOKENS["eos_token_id"] not in continuation:
+        clear = margin > 0.05 and router_margin > ROUTER_MARGIN
+        if clear and len(continuation) > 8 and TOKENS["eos_token_id"] not in continuation:
             break
     else:
         raise SystemExit(f"{name}: no seed gives a clear continuation")
@@ -235,9 +308,11 @@ def make(name: str, directory: pathlib.Path) -> None:
 
     # What a reader of the files gets, not what is in memory.
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype="float32", attn_implementation="eager")
-    tensors, margin = golden_tensors(model.eval(), seed)
+    tensors, margin, router_margin = golden_tensors(model.eval(), seed)
     versions = {m.__name__: m.__version__ for m in (torch, transformers, tokenizers, safetensors)}
     metadata = {**versions, "seed": str(seed), "greedy_margin": f"{margin:.4f}"}
+    if router_margin < float("inf"):
+        metadata["router_margin"] = f"{router_margin:.5f}"
     safetensors.torch.save_file(tensors, directory / "golden.safetensors", metadata)
     size = sum(file.stat().st_size for file in directory.iterdir())
     print(f"{directory}: loss {tensors['loss'].item():.4f}, greedy margin {margin:.3f}, seed {seed}, {size // 1000} kB")

@@ -58,7 +58,9 @@ double largest_difference(const at::Tensor& a, const at::Tensor& b) {
 
 TEST_CASE("logits equal those of transformers within 1e-4", "[models]") {
   const at::NoGradGuard no_grad;
-  const std::string name = GENERATE("tiny_llama", "tiny_llama3", "tiny_qwen2", "tiny_qwen3");
+  const std::string name =
+      GENERATE("tiny_llama", "tiny_llama3", "tiny_qwen2", "tiny_qwen3", "tiny_mixtral",
+               "tiny_qwen2_moe", "tiny_qwen3_moe", "tiny_olmoe");
   CAPTURE(name);
   const Golden golden(name);
   const auto model = load(name, at::kFloat, Arithmetic::Float32);
@@ -67,7 +69,7 @@ TEST_CASE("logits equal those of transformers within 1e-4", "[models]") {
 
 TEST_CASE("packed documents give the logits that each gives alone", "[models]") {
   const at::NoGradGuard no_grad;
-  const std::string name = GENERATE("tiny_llama", "tiny_qwen3");
+  const std::string name = GENERATE("tiny_llama", "tiny_qwen3", "tiny_qwen2_moe");
   const Golden golden(name);
   const auto model = load(name, at::kFloat, Arithmetic::Float32);
   const auto together = logits(*model, golden.batch);
@@ -95,7 +97,8 @@ TEST_CASE("bfloat16 storage computed in float32 is float32 over the rounded weig
 TEST_CASE("bfloat16 arithmetic stays near float32 where the processor has it", "[models]") {
   if (!models::kernels::has_bf16_products()) return;
   const at::NoGradGuard no_grad;
-  const std::string name = GENERATE("tiny_llama", "tiny_qwen2", "tiny_qwen3");
+  const std::string name =
+      GENERATE("tiny_llama", "tiny_qwen2", "tiny_qwen3", "tiny_mixtral", "tiny_qwen2_moe");
   CAPTURE(name);
   const Golden golden(name);
   const auto model = load(name, at::kBFloat16, Arithmetic::BFloat16);
@@ -104,10 +107,54 @@ TEST_CASE("bfloat16 arithmetic stays near float32 where the processor has it", "
   CHECK(error.item<double>() < 0.03);  // three layers of roundings at 2^-8
 }
 
+TEST_CASE("the loss of a checkpoint that transformers wrote is the one it computes", "[models]") {
+  const at::NoGradGuard no_grad;
+  const std::string name =
+      GENERATE("tiny_llama", "tiny_mixtral", "tiny_qwen2_moe", "tiny_qwen3_moe", "tiny_olmoe");
+  CAPTURE(name);
+  const Golden golden(name);
+  const auto model = load(name, at::kFloat, Arithmetic::Float32);
+  const auto log_p = logits(*model, golden.batch).to(at::kDouble).log_softmax(1);
+  const auto labels = golden.tensor("labels", at::kLong);
+  const auto& offsets = golden.batch.document_offsets;
+  double sum = 0, count = 0;
+  for (std::size_t d = 0; d + 1 < offsets.size(); ++d) {
+    for (auto t = offsets[d] + 1; t < offsets[d + 1]; ++t) {
+      const auto label = labels[t].item<std::int64_t>();
+      if (label == -100) continue;
+      sum -= log_p[t - 1][label].item<double>();
+      ++count;
+    }
+  }
+  CHECK(std::abs(sum / count - golden.tensor("loss").item<double>()) < 1e-5);
+}
+
+TEST_CASE("routers choose the experts that transformers chooses", "[models]") {
+  const at::NoGradGuard no_grad;
+  const std::string name =
+      GENERATE("tiny_mixtral", "tiny_qwen2_moe", "tiny_qwen3_moe", "tiny_olmoe");
+  CAPTURE(name);
+  const Golden golden(name);
+  const auto model = load(name, at::kFloat, Arithmetic::Float32);
+  models::RoutingTrace trace;
+  auto batch = golden.batch;
+  batch.trace = &trace;
+  model->hidden_states(batch);
+  REQUIRE(trace.layers.size() == 2);
+  for (const auto& [number, layer] : trace.layers) {
+    const auto suffix = '.' + std::to_string(number);
+    CHECK(largest_difference(layer.logits_TE, golden.tensor("router_logits" + suffix)) < 1e-4);
+    CHECK(layer.ids_TK.equal(golden.tensor("router_ids" + suffix, at::kLong)));
+  }
+}
+
 TEST_CASE("parameters carry the checkpoint's keys and shapes", "[models]") {
-  const auto file = kGolden + "/tiny_qwen3/config.json";
+  const std::string name =
+      GENERATE("tiny_qwen3", "tiny_mixtral", "tiny_qwen2_moe", "tiny_qwen3_moe", "tiny_olmoe");
+  CAPTURE(name);
+  const auto file = kGolden + '/' + name + "/config.json";
   const auto model = models::make_causal_lm(read_text(file), file);
-  const auto tensors = models::open_safetensors(kGolden + "/tiny_qwen3/model.safetensors");
+  const auto tensors = models::open_safetensors(kGolden + '/' + name + "/model.safetensors");
   std::vector<std::string> ours, theirs;
   for (const auto& p : model->parameters()) ours.push_back(p.name);
   for (const auto& e : tensors->entries()) theirs.push_back(e.name);
@@ -157,7 +204,8 @@ TEST_CASE("an unknown family and unsupported fields are refused by name", "[mode
   };
   using Catch::Matchers::Contains;
   CHECK_THAT(error("\"llama\"", "\"mamba\""),
-             Contains("model_type") && Contains("\"mamba\"") && Contains("llama, qwen2, qwen3"));
+             Contains("model_type") && Contains("\"mamba\"") &&
+                 Contains("llama, mixtral, olmoe, qwen2, qwen2_moe, qwen3, qwen3_moe"));
   CHECK_THAT(error("\"silu\"", "\"gelu\""), Contains("hidden_act") && Contains("\"gelu\""));
   CHECK_THAT(error("\"use_cache\": true", "\"use_cache\": true, \"logit_scale\": 0.5"),
              Contains("logit_scale"));

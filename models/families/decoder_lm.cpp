@@ -1,17 +1,16 @@
 #include <utility>
 
 #include "models/families/config_fields.hpp"
-#include "models/layers/decoder.hpp"
 
 namespace tailor::models {
 namespace {
 
-class DenseDecoder final : public CausalLM {
+class DecoderLM final : public CausalLM {
  public:
-  explicit DenseDecoder(const DecoderConfig& config)
+  DecoderLM(const DecoderConfig& config, std::vector<std::unique_ptr<DecoderLayer>> layers)
       : shape_(config.shape),
         model_(config.shape.vocab_size, config.shape.hidden_size, config.rms_norm_eps,
-               layers(config), config.rope) {
+               std::move(layers), config.rope) {
     add_child("model", model_);
     if (config.tie_word_embeddings) return;
     const auto head = dense(shape_.hidden_size, shape_.vocab_size);
@@ -36,17 +35,6 @@ class DenseDecoder final : public CausalLM {
   }
 
  private:
-  static std::vector<std::unique_ptr<DecoderLayer>> layers(const DecoderConfig& config) {
-    std::vector<std::unique_ptr<DecoderLayer>> out;
-    const auto hidden = config.shape.hidden_size;
-    for (std::int64_t i = 0; i < config.shape.num_hidden_layers; ++i)
-      out.push_back(std::make_unique<DecoderLayer>(
-          std::make_unique<SelfAttention>(config.attention, i),
-          std::make_unique<SwiGluMlp>(hidden, config.intermediate_size, config.mlp_bias), hidden,
-          config.rms_norm_eps));
-    return out;
-  }
-
   ModelShape shape_;
   Decoder model_;
   LinearSlot lm_head_;  // not a child where tied: the checkpoint has no such key
@@ -56,8 +44,20 @@ class DenseDecoder final : public CausalLM {
 
 }  // namespace
 
+std::unique_ptr<CausalLM> make_decoder(const DecoderConfig& config,
+                                       std::vector<std::unique_ptr<DecoderLayer>> layers) {
+  return std::make_unique<DecoderLM>(config, std::move(layers));
+}
+
 std::unique_ptr<CausalLM> make_dense_decoder(const DecoderConfig& config) {
-  return std::make_unique<DenseDecoder>(config);
+  std::vector<std::unique_ptr<DecoderLayer>> layers;
+  const auto hidden = config.shape.hidden_size;
+  for (std::int64_t i = 0; i < config.shape.num_hidden_layers; ++i)
+    layers.push_back(std::make_unique<DecoderLayer>(
+        std::make_unique<SelfAttention>(config.attention, i),
+        std::make_unique<SwiGluMlp>(hidden, config.intermediate_size, config.mlp_bias), hidden,
+        config.rms_norm_eps));
+  return make_decoder(config, std::move(layers));
 }
 
 }  // namespace tailor::models

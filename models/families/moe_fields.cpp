@@ -1,0 +1,61 @@
+#include "models/families/moe_fields.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace tailor::models {
+namespace {
+
+constexpr std::int64_t kMostExperts = 1 << 14;  // beyond, the file is damaged
+
+}  // namespace
+
+MoeConfig read_moe_config(configs::Section& config, const DecoderConfig& decoder) {
+  MoeConfig out;
+  out.hidden_size = decoder.shape.hidden_size;
+  const auto* experts = config.has("num_local_experts") ? "num_local_experts" : "num_experts";
+  auto& router = out.router;
+  // A value that was refused becomes one that the blocks can be made of; check() comes after.
+  router.num_experts =
+      std::clamp<std::int64_t>(config.integer(experts, {}, 1, kMostExperts), 1, kMostExperts);
+  router.num_experts_per_tok = std::clamp<std::int64_t>(
+      config.integer("num_experts_per_tok", {}, 1, router.num_experts), 1, router.num_experts);
+  router.norm_topk_prob = config.boolean("norm_topk_prob", false);
+  config.boolean("output_router_logits", false);
+  config.number("router_aux_loss_coef", 0.0);
+  return out;
+}
+
+std::vector<bool> read_sparse_layers(configs::Section& config, std::int64_t num_hidden_layers) {
+  const auto step = std::max<std::int64_t>(1, config.positive("decoder_sparse_step", 1));
+  std::vector<bool> sparse;
+  for (std::int64_t i = 0; i < num_hidden_layers; ++i) sparse.push_back((i + 1) % step == 0);
+  for (const auto layer : config.integers("mlp_only_layers")) {
+    if (layer >= 0 && layer < num_hidden_layers)
+      sparse[static_cast<std::size_t>(layer)] = false;
+    else
+      config.reject("mlp_only_layers", "expected layers below num_hidden_layers = " +
+                                           std::to_string(num_hidden_layers));
+  }
+  return sparse;
+}
+
+std::unique_ptr<CausalLM> make_moe_decoder(const DecoderConfig& config, const MoeConfig& moe,
+                                           const std::vector<bool>& is_sparse,
+                                           const std::string& block_name) {
+  std::vector<std::unique_ptr<DecoderLayer>> layers;
+  const auto hidden = config.shape.hidden_size;
+  for (std::int64_t i = 0; i < config.shape.num_hidden_layers; ++i) {
+    std::unique_ptr<FeedForward> block;
+    if (is_sparse[static_cast<std::size_t>(i)])
+      block = std::make_unique<MoeBlock>(moe, i);
+    else
+      block = std::make_unique<SwiGluMlp>(hidden, config.intermediate_size, config.mlp_bias);
+    layers.push_back(
+        std::make_unique<DecoderLayer>(std::make_unique<SelfAttention>(config.attention, i),
+                                       std::move(block), hidden, config.rms_norm_eps, block_name));
+  }
+  return make_decoder(config, std::move(layers));
+}
+
+}  // namespace tailor::models
