@@ -4,6 +4,8 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "configs/reader.hpp"
+#include "trainer/cli/cluster_plan.hpp"
 #include "trainer/cli/commands.hpp"
 #include "trainer/cli/job_summary.hpp"
 #include "trainer/cli/memory_estimate.hpp"
@@ -17,6 +19,7 @@ struct PlanOptions {
   std::string job;
   std::vector<std::string> overrides;
   bool json = false;
+  ClusterPlanOptions cluster;
 };
 
 Json to_json(models::CausalLM& model, const peft::LoraAdapter& adapter, const JobData& data,
@@ -70,7 +73,7 @@ void print(models::CausalLM& model, const peft::LoraAdapter& adapter, const JobD
   out << "a sample, what is learnt in [[ ]]:\n" << sample << '\n';
 }
 
-int plan(const PlanOptions& options) {
+int plan_job(const PlanOptions& options) {
   const auto config = read_run_config(options.job, options.overrides);
   if (!options.json)
     for (const auto& note : config.notes) std::cout << "note: " << note << '\n';
@@ -91,16 +94,28 @@ int plan(const PlanOptions& options) {
   return 0;
 }
 
+int plan(const PlanOptions& options) {
+  const bool has_job = !options.job.empty(), has_model = !options.cluster.architecture.empty();
+  if (has_job == has_model)
+    throw configs::ConfigError(
+        "plan: name either a job file or, for a plan of a cluster, a model's config.json with "
+        "--architecture");
+  return has_job ? plan_job(options) : plan_cluster(options.cluster, options.json);
+}
+
 }  // namespace
 
 void add_plan(CLI::App& app, Action& action) {
   auto* command = app.add_subcommand(
-      "plan", "Show what a job would do, without reading weights: parameters, memory, data");
+      "plan",
+      "Show what a job would do, without reading weights: parameters, memory, data; or, with "
+      "--architecture, what a model would cost on a cluster and how best to lay it out");
   auto options = std::make_shared<PlanOptions>();
-  command->add_option("job", options->job, "the job file (YAML)")->required();
+  command->add_option("job", options->job, "the job file (YAML)");
   command->add_option("--set", options->overrides, "override one value: --set peft.r=8")
       ->allow_extra_args(false);
   command->add_flag("--json", options->json, "print the plan as JSON");
+  add_cluster_plan_options(*command, options->cluster);
   command->callback([options, &action] { action = [options] { return plan(*options); }; });
 }
 
