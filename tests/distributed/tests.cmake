@@ -13,3 +13,8 @@ if(TAILOR_MPI)
   set_tests_properties(distributed/mpi_fault PROPERTIES TIMEOUT 120 PROCESSORS 3 LABELS "distributed;mpi"
                        ENVIRONMENT "${TAILOR_MPI_ENVIRONMENT}")
 endif()
+if(TAILOR_MPI AND TAILOR_NCCL)
+  tailor_add_mpi_test(distributed nccl_group "1;2" tailor::distributed c10_cuda -Wl,--no-as-needed torch_cuda)
+  set_tests_properties(distributed/nccl_group@1 distributed/nccl_group@2 PROPERTIES LABELS "distributed;nccl;cuda"
+                       RESOURCE_LOCK gpu)
+endif()

@@ -1,0 +1,23 @@
+# NCCL: the one that libtorch's CUDA half is linked with, from the PyPI wheel beside it, or an installed one.
+set(nccl_found OFF)
+if(TAILOR_CUDA)
+  set(nccl_wheel "${torch_dir}/../nvidia/nccl")
+  find_path(NCCL_INCLUDE_DIR nccl.h HINTS "${nccl_wheel}/include" ${CUDAToolkit_INCLUDE_DIRS})
+  find_library(NCCL_LIBRARY NAMES libnccl.so.2 nccl NAMES_PER_DIR HINTS "${nccl_wheel}/lib" ${CUDAToolkit_LIBRARY_DIR})
+  if(NCCL_INCLUDE_DIR AND NCCL_LIBRARY AND TARGET c10_cuda)
+    set(nccl_found ON)
+  endif()
+endif()
+option(TAILOR_NCCL "groups of GPUs; on where NCCL and libtorch's CUDA half are found" ${nccl_found})
+if(TAILOR_NCCL)
+  if(NOT nccl_found)
+    message(FATAL_ERROR "NCCL: needs TAILOR_CUDA, nccl.h, libnccl and a libtorch with libtorch_cuda.so (scripts/setup.sh "
+                        "fetches one without: pass -DTAILOR_TORCH=DIR)")
+  endif()
+  message(STATUS "NCCL ${NCCL_LIBRARY}")
+  add_library(nccl SHARED IMPORTED GLOBAL)
+  set_target_properties(nccl PROPERTIES IMPORTED_LOCATION "${NCCL_LIBRARY}"
+                        INTERFACE_INCLUDE_DIRECTORIES "${NCCL_INCLUDE_DIR}")
+elseif(TAILOR_CUDA)
+  message(STATUS "NCCL: not built")
+endif()
