@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <stdexcept>
@@ -27,6 +28,9 @@ struct GroupOptions {
   /// all of them instead of giving wrong numbers. Costs a round trip a call.
   bool check_calls = false;
   std::int64_t max_message_bytes = std::int64_t{1} << 30;  // MPI counts are int; more is cut
+  /// Asked while a call waits: what is wrong with the job, so that waiting has no sense; empty:
+  /// nothing. See PeerWatch.
+  std::function<std::string()> trouble = nullptr;
 };
 
 /// A call under way. Until wait() has returned the caller neither writes to nor reads from the

@@ -26,6 +26,8 @@ constexpr int kMessageTag = 0;
 // Every MPI has tags to 32767. A call's tag comes again only after thousands of others.
 constexpr std::int64_t kNumCallTags = 32'000;
 
+constexpr auto kEager = std::chrono::milliseconds(5);
+
 int tag_of(const Call& call) {
   return 1 + static_cast<int>((call.sequence * kMaxSteps + call.step) % kNumCallTags);
 }
@@ -34,7 +36,6 @@ int tag_of(const Call& call) {
 /// longer nothing comes. A late answer is seen at most 2 % later.
 void pause(Clock::duration idle) {
   using std::chrono::microseconds;
-  constexpr auto kEager = std::chrono::milliseconds(5);
   if (idle < kEager) {
     std::this_thread::yield();
   } else {
@@ -97,6 +98,7 @@ class Transfer final : public Pending::Work {
     last_progress_ = Clock::now();
     while (!advance()) {
       const auto idle = Clock::now() - last_progress_;
+      if (idle > kEager && options_.trouble) check_trouble();
       if (idle > options_.timeout) throw no_answer(call_, open_peers(), options_.timeout);
       pause(idle);
     }
@@ -125,6 +127,11 @@ class Transfer final : public Pending::Work {
     statuses_.resize(requests_.size());
   }
 
+  void check_trouble() const {
+    const auto text = options_.trouble();
+    if (!text.empty()) throw CommError(call_.text + ": " + text);
+  }
+
   std::vector<int> open_peers() const {
     std::vector<int> out;
     for (std::size_t i = 0; i < requests_.size(); ++i)
@@ -137,7 +144,7 @@ class Transfer final : public Pending::Work {
   MPI_Comm comm_;
   Call call_;
   std::vector<at::Tensor> held_;
-  GroupOptions options_;
+  const GroupOptions& options_;  // of the group, which outlives its calls
   std::vector<MPI_Request> requests_;
   std::vector<Piece> pieces_;  // of the requests
   std::vector<int> done_;      // filled by MPI_Testsome, as statuses_

@@ -7,8 +7,7 @@
 
 namespace tailor::distributed {
 
-inline constexpr GroupOptions kThreadOptions{.timeout = std::chrono::seconds(60),
-                                             .check_calls = true};
+inline const GroupOptions kThreadOptions{.timeout = std::chrono::seconds(60), .check_calls = true};
 
 /// Runs `body` on `num_ranks` threads of this process, each a rank of one group, to test what is
 /// meant for processes. A rank computes with one thread. Returns when all have ended.

@@ -4,10 +4,13 @@
 #include <chrono>
 #include <csignal>
 #include <iostream>
+#include <memory>
 #include <string>
+#include <thread>
 
 #include "distributed/group.hpp"
 #include "distributed/mpi_runtime.hpp"
+#include "distributed/peer_watch.hpp"
 
 namespace {
 
@@ -15,7 +18,8 @@ namespace distributed = tailor::distributed;
 
 void go_wrong(const std::string& fault) {
   if (fault == "throw") throw std::runtime_error("no such file");
-  if (fault == "stop") std::raise(SIGSTOP);
+  if (fault == "stop" || fault == "watched_stop") std::raise(SIGSTOP);
+  if (fault == "slow") std::this_thread::sleep_for(std::chrono::seconds(5));
   if (fault == "kill") std::raise(SIGKILL);
 }
 
@@ -26,12 +30,19 @@ int main(int argc, char** argv) {
   distributed::mpi_start(&argc, &argv);
   int code = 1;
   try {
-    const auto group = distributed::make_mpi_group({.timeout = std::chrono::seconds(2)});
+    const auto watch = std::make_shared<distributed::PeerWatch>(std::chrono::seconds(2));
+    distributed::GroupOptions options{.timeout = std::chrono::seconds(2)};
+    if (fault == "watched_stop" || fault == "slow")
+      options = {.timeout = std::chrono::minutes(5),
+                 .trouble = [watch] { return watch->trouble(); }};
+    const auto group = distributed::make_mpi_group(options);
+    watch->start(*group);
     auto tensor = at::ones({100'000});
     for (int i = 0; i < 3; ++i) {
       if (i == 2 && group->rank() == group->size() - 1) go_wrong(fault);
       group->all_reduce(tensor, distributed::Reduce::Sum);
     }
+    code = 0;
   } catch (const distributed::CommError& e) {
     code = 4;
     std::cerr << "error: " << e.what() << std::endl;
@@ -39,5 +50,6 @@ int main(int argc, char** argv) {
     code = 2;
     std::cerr << "error: " << e.what() << std::endl;
   }
-  distributed::mpi_abort(code);
+  if (code != 0) distributed::mpi_abort(code);
+  distributed::mpi_finish();
 }

@@ -9,6 +9,8 @@ NO_ANSWER = "no answer from rank 2 within 2 s"  # of rank 0 or 1: the first ends
 EXPECTED = {  # fault: exit code of the job, a text on stderr
     "throw": (2, "error: no such file"),
     "stop": (4, NO_ANSWER),
+    "watched_stop": (4, "rank 2 of the job has given no sign of life for 2 s"),
+    "slow": (0, ""),  # for longer than the watch's limit, but alive
     "kill": (137, ""),
 }
 

@@ -14,7 +14,7 @@
 namespace tailor::distributed {
 namespace {
 
-constexpr GroupOptions kOptions{.timeout = std::chrono::seconds(60)};
+const GroupOptions kOptions{.timeout = std::chrono::seconds(60)};
 
 /// None where this machine has fewer GPUs than ranks.
 std::unique_ptr<Group> gpu_group() {
