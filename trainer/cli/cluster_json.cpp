@@ -64,13 +64,14 @@ Json stage_json(const plan::StageCost& stage) {
 
 Json cost_json(const plan::LayoutCost& cost, double memory_bytes) {
   Json traffic = Json::array(), stages = Json::array();
-  for (const auto& row : cost.traffic())
+  for (const auto& row : cost.traffic()) {
     traffic.push_back({{"axis", row.axis},
                        {"what", row.what},
                        {"bytes", row.transfer.bytes},
                        {"collectives", row.transfer.collectives},
                        {"seconds", row.transfer.seconds},
                        {"overlapped", row.hidden}});
+  }
   for (const auto& stage : cost.stages) stages.push_back(stage_json(stage));
   return {{"layout", layout_json(cost.layout)},
           {"fits", cost.memory().total() <= memory_bytes},

@@ -53,9 +53,10 @@ std::string model_text(const ClusterPlanRequest& request) {
   std::string out = "model: " + a.name + " (" + a.model_type + "), " +
                     std::to_string(a.num_hidden_layers) + " layers, hidden " +
                     std::to_string(a.hidden_size);
-  if (a.num_experts > 0)
+  if (a.num_experts > 0) {
     out += ", " + std::to_string(a.num_experts) + " experts, " +
            std::to_string(a.num_experts_per_tok) + " a token";
+  }
   out += "\n" + counts_table({{"parameters", counts.total()},
                               {"active per token", counts.active()},
                               {"  without input embedding", counts.active_without_embedding()},
@@ -78,11 +79,12 @@ std::string adapter_text(const ClusterPlanRequest& request) {
   for (const auto& name : spec.target_modules) targets += (targets.empty() ? "" : ", ") + name;
   std::string out = "adapter: LoRA r = " + std::to_string(spec.r) + " on " +
                     (targets.empty() ? "all-linear" : targets);
-  if (counts.routed_experts > 0)
+  if (counts.routed_experts > 0) {
     out += std::string(", experts ") + plan::word(spec.expert_lora) +
            (spec.divide_expert_rank
                 ? " with r = " + std::to_string(spec.r / request.architecture.num_experts_per_tok)
                 : "");
+  }
   return out + "; " + with_commas(counts.total()) + " parameters in " +
          with_commas(counts.tensors) + " tensors\n" +
          counts_table({{"attention", counts.attention},
@@ -155,10 +157,11 @@ std::string details(const plan::LayoutCost& cost, const plan::ClusterSpec& clust
       size_text(cluster.memory_bytes) + (m.total() > cluster.memory_bytes ? ", does not fit" : "") +
       "; " + with_commas(full.share.adapter_values()) + " trained parameters\n" + table(rows);
   rows = {{"axis", "sent", "collectives", "time"}};
-  for (const auto& row : cost.traffic())
+  for (const auto& row : cost.traffic()) {
     rows.push_back({row.axis + ": " + row.what, size_text(row.transfer.bytes),
                     with_commas(row.transfer.collectives),
                     seconds_text(row.transfer.seconds) + (row.hidden ? " (overlapped)" : "")});
+  }
   if (rows.size() > 1)
     out += "communication of a rank and step" + stage_name(cost, cost.slowest) + "\n" + table(rows);
   const auto& slow = cost.stages[cost.slowest];
@@ -181,9 +184,10 @@ std::string refusals(const plan::Proposals& proposals, double memory_bytes) {
       break;
     }
     out += "  " + padded(std::to_string(refusal.num_layouts), 5, true) + "  " + refusal.reason;
-    if (refusal.nearest)
+    if (refusal.nearest) {
       out += "; nearest is " + refusal.nearest->text() + ", " +
              size_text(refusal.bytes - memory_bytes) + " too much";
+    }
     out += '\n';
   }
   return out;
@@ -200,13 +204,15 @@ std::string search_text(const ClusterPlanRequest& request, const ClusterPlan& pl
     out += '\n';
     if (plan.enough_gpus) out += "  " + std::to_string(*plan.enough_gpus) + " such GPUs would do\n";
     if (plan.enough_with_checkpointing && !plan.with_checkpointing &&
-        !request.workload.gradient_checkpointing)
+        !request.workload.gradient_checkpointing) {
       out += "  " + std::to_string(*plan.enough_with_checkpointing) +
              " such GPUs would do with --gradient-checkpointing\n";
-    if (plan.with_checkpointing)
+    }
+    if (plan.with_checkpointing) {
       out += "  with --gradient-checkpointing one fits: " + plan.with_checkpointing->layout.text() +
              ", " + size_text(plan.with_checkpointing->memory().total()) + ", " +
              seconds_text(plan.with_checkpointing->step_s) + " a step\n";
+    }
   }
   if (!found.refused.empty())
     out += "why the others are out\n" + refusals(found, request.cluster.memory_bytes);

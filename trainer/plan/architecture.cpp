@@ -51,9 +51,10 @@ void mark_qwen_layers(configs::Section& config, Architecture& out) {
   const auto step = config.integer("decoder_sparse_step", 1, 1, kMost);
   for (std::size_t i = 0; i < out.sparse.size(); ++i)
     out.sparse[i] = (static_cast<std::int64_t>(i) + 1) % step == 0;
-  for (const auto layer : config.integers("mlp_only_layers"))
+  for (const auto layer : config.integers("mlp_only_layers")) {
     if (layer >= 0 && layer < out.num_hidden_layers)
       out.sparse[static_cast<std::size_t>(layer)] = false;
+  }
 }
 
 /// DeepSeek: the first layers are dense, of the others every moe_layer_freq-th is sparse.
@@ -78,9 +79,10 @@ void read_experts(configs::Section& config, Architecture& out) {
                                               : "num_experts";
   out.num_experts = size(config, experts);
   out.num_experts_per_tok = size(config, "num_experts_per_tok");
-  if (out.num_experts_per_tok > out.num_experts)
+  if (out.num_experts_per_tok > out.num_experts) {
     config.reject("num_experts_per_tok", "expected at most " + std::string(experts) + " = " +
                                              std::to_string(out.num_experts));
+  }
   out.moe_intermediate_size =
       qwen || deepseek ? size(config, "moe_intermediate_size") : size(config, "intermediate_size");
   if (qwen) mark_qwen_layers(config, out);
@@ -99,7 +101,7 @@ void read_experts(configs::Section& config, Architecture& out) {
 }
 
 std::string name_of(configs::Section& config, const std::string& file) {
-  const auto given = config.text("_name_or_path", "");
+  auto given = config.text("_name_or_path", "");
   if (!given.empty()) return given;
   const std::filesystem::path path(file);
   if (path.filename() != "config.json") return path.stem().string();
@@ -133,10 +135,11 @@ Architecture parse_architecture(const std::string& text, const std::string& file
   const bool deepseek = out.model_type.starts_with("deepseek") || out.model_type == "kimi_k2";
   const bool dense =
       out.model_type == "llama" || out.model_type == "qwen2" || out.model_type == "qwen3";
-  if (deepseek)
+  if (deepseek) {
     read_latent_attention(config, out);
-  else
+  } else {
     read_grouped_query_attention(config, out);
+  }
   if (dense) {
     out.sparse.assign(static_cast<std::size_t>(out.num_hidden_layers), false);
     out.intermediate_size = size(config, "intermediate_size");
@@ -152,9 +155,10 @@ Architecture read_architecture(const std::string& path) {
   const bool folder = std::filesystem::is_directory(path);
   const auto file = folder ? (std::filesystem::path(path) / "config.json").string() : path;
   std::ifstream in(file, std::ios::binary);
-  if (!in || std::filesystem::is_directory(file))
+  if (!in || std::filesystem::is_directory(file)) {
     throw configs::ConfigError(file + ": cannot be opened" +
                                (folder ? "; the folder of a model holds a config.json" : ""));
+  }
   return parse_architecture({std::istreambuf_iterator<char>(in), {}}, file);
 }
 

@@ -58,10 +58,11 @@ RankMemory stage_memory(const Architecture& a, const StageSizes& sizes, const Cl
   if (layout.dp_shard > 1) out.gathered = value * sizes.largest_two;
   out.adapter = kAdapterBytes * static_cast<double>(sizes.all.adapter_values());
   out.activations = value * tokens * (kept + sizes.largest_saved);
-  if (stage.has_head)
+  if (stage.has_head) {
     out.logits = 2.0 * 4.0 *
-                 static_cast<double>(std::min(workload.micro_batch_tokens(), kLogitRows) *
-                                     a.vocab_size / layout.tp);
+                 static_cast<double>(std::min(workload.micro_batch_tokens(), kLogitRows)) *
+                 static_cast<double>(a.vocab_size) / static_cast<double>(layout.tp);
+  }
   out.reserve = kReserveBytes + kReserveShare * cluster.memory_bytes;
   return out;
 }

@@ -190,21 +190,26 @@ AdapterCounts count(const Architecture& a, const AdapterSpec& adapter) {
 
 void check(const Architecture& a, const AdapterSpec& adapter) {
   std::vector<std::string> known;
-  for (std::int64_t layer = 0; layer < a.num_hidden_layers; ++layer)
+  for (std::int64_t layer = 0; layer < a.num_hidden_layers; ++layer) {
     for (const auto& p : projections(a, layer))
       if (std::find(known.begin(), known.end(), p.name) == known.end()) known.push_back(p.name);
+  }
   known.emplace_back(kHead);
-  for (const auto& target : adapter.target_modules) {
-    if (std::find(known.begin(), known.end(), target) != known.end()) continue;
+  const auto missing = std::find_if_not(
+      adapter.target_modules.begin(), adapter.target_modules.end(), [&](const std::string& target) {
+        return std::find(known.begin(), known.end(), target) != known.end();
+      });
+  if (missing != adapter.target_modules.end()) {
     std::string all;
-    for (const auto& name : known) all += (all.empty() ? "" : ", ") + name;
-    throw configs::ConfigError("--target-modules: " + a.model_type + " has no \"" + target +
+    for (const auto& name : known) all.append(all.empty() ? "" : ", ").append(name);
+    throw configs::ConfigError("--target-modules: " + a.model_type + " has no \"" + *missing +
                                "\"; it has " + all);
   }
-  if (adapter.divide_expert_rank && a.num_experts > 0 && adapter.r % a.num_experts_per_tok != 0)
+  if (adapter.divide_expert_rank && a.num_experts > 0 && adapter.r % a.num_experts_per_tok != 0) {
     throw configs::ConfigError(
         "--moe-rank divide: r = " + std::to_string(adapter.r) +
         " is no multiple of num_experts_per_tok = " + std::to_string(a.num_experts_per_tok));
+  }
 }
 
 }  // namespace tailor::trainer::plan

@@ -1,5 +1,6 @@
 #include "trainer/plan/layout.hpp"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <utility>
@@ -26,14 +27,13 @@ void set(Layout& layout, const std::string& assignment) {
   const auto number = equals == std::string::npos ? "" : assignment.substr(equals + 1);
   std::int64_t value = 0;
   const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), value);
-  for (const auto& [axis, member] : kAxes) {
-    if (name != axis) continue;
-    if (error != std::errc() || end != number.data() + number.size() || value < 1)
-      refuse("expected " + name + "=N with N from 1, found \"" + assignment + "\"");
-    layout.*member = value;
-    return;
-  }
-  refuse("expected tp, ep, pp, dp or dp_shard, as in tp=2,ep=8, found \"" + assignment + "\"");
+  const auto* axis =
+      std::find_if(kAxes.begin(), kAxes.end(), [&](const Axis& one) { return name == one.first; });
+  if (axis == kAxes.end())
+    refuse("expected tp, ep, pp, dp or dp_shard, as in tp=2,ep=8, found \"" + assignment + "\"");
+  if (error != std::errc() || end != number.data() + number.size() || value < 1)
+    refuse("expected " + name + "=N with N from 1, found \"" + assignment + "\"");
+  layout.*(axis->second) = value;
 }
 
 /// "tp = 8 does not divide num_key_value_heads = 4"
@@ -90,9 +90,10 @@ Layout parse_layout(const std::string& text, std::int64_t num_gpus) {
   if (num_gpus % model_ranks != 0)
     refuse(product + " does not divide gpus = " + std::to_string(num_gpus));
   if (out.dp == 0) out.dp = num_gpus / model_ranks;
-  if (out.num_ranks() != num_gpus)
+  if (out.num_ranks() != num_gpus) {
     refuse(product + " and dp = " + std::to_string(out.dp) + " make " +
            std::to_string(out.num_ranks()) + " ranks of gpus = " + std::to_string(num_gpus));
+  }
   return out;
 }
 
@@ -102,14 +103,16 @@ std::optional<std::string> objection(const Architecture& a, const ClusterSpec& c
   if (layout.ep > 1 && a.num_experts == 0) return "ep > 1, but the model has no experts";
   if (layout.ep > 1 && a.num_experts % layout.ep != 0)
     return does_not_divide("ep", layout.ep, "the number of experts", a.num_experts);
-  if (layout.pp > a.num_hidden_layers)
+  if (layout.pp > a.num_hidden_layers) {
     return "pp = " + std::to_string(layout.pp) +
            " is more than num_hidden_layers = " + std::to_string(a.num_hidden_layers);
+  }
   if (layout.data_ranks() % layout.dp_shard != 0)
     return does_not_divide("dp_shard", layout.dp_shard, "dp * ep", layout.data_ranks());
-  if (layout.ep % layout.dp_shard != 0 && layout.dp_shard % layout.ep != 0)
+  if (layout.ep % layout.dp_shard != 0 && layout.dp_shard % layout.ep != 0) {
     return "dp_shard = " + std::to_string(layout.dp_shard) +
            " and ep = " + std::to_string(layout.ep) + " do not divide one another";
+  }
   return batch_objection(workload, layout);
 }
 
