@@ -40,21 +40,25 @@ Weight::Weight(at::Tensor stored_OI, Arithmetic arithmetic)
   }
 }
 
-at::Tensor Weight::as_operand() const {
+at::Tensor Weight::operand() const {
   if (widened_.defined()) return widened_;
   return stored_.to(activation_dtype(arithmetic_));
 }
 
+bool Weight::keeps_operand() const {
+  return widened_.defined() || stored_.scalar_type() == activation_dtype(arithmetic_);
+}
+
 at::Tensor Weight::forward(const at::Tensor& x_TI, const std::optional<at::Tensor>& bias_O) const {
   if (x_TI.size(0) <= matvec_max_tokens(x_TI, stored_)) return matvec(x_TI, stored_, bias_O);
-  return at::linear(x_TI, as_operand(), bias_O);
+  return at::linear(x_TI, operand(), bias_O);
 }
 
 void Weight::backward_(at::Tensor& dx_TI, const at::Tensor& dy_TO) const {
   if (dx_TI.defined()) {
-    at::addmm_out(dx_TI, dx_TI, dy_TO, as_operand());
+    at::addmm_out(dx_TI, dx_TI, dy_TO, operand());
   } else {
-    dx_TI = at::mm(dy_TO, as_operand());
+    dx_TI = at::mm(dy_TO, operand());
   }
 }
 

@@ -22,6 +22,10 @@ class Weight {
   /// dx = dy W, (T, O) -> (T, I); adds to `dx_TI` in place where it is defined, else makes it.
   void backward_(at::Tensor& dx_TI, const at::Tensor& dy_TO) const;
 
+  /// W in the dtype of the activations, for products made elsewhere; anew at each call unless
+  /// keeps_operand().
+  at::Tensor operand() const;
+  bool keeps_operand() const;
   const at::Tensor& stored() const { return stored_; }
   Arithmetic arithmetic() const { return arithmetic_; }
   std::int64_t in_features() const { return stored_.size(1); }
@@ -29,8 +33,6 @@ class Weight {
   bool defined() const { return stored_.defined(); }
 
  private:
-  at::Tensor as_operand() const;  // W in the dtype of the activations
-
   at::Tensor stored_;
   at::Tensor widened_;           // float32 copy of a bfloat16 weight, where kept
   std::shared_ptr<void> lease_;  // of the copies' budget
