@@ -136,7 +136,7 @@ at::Tensor HostGroup::all_gather_v(const at::Tensor& part, std::span<const std::
   check_host("all_gather_v", part);
   auto sizes = part.sizes().vec();
   sizes[0] = sum(rows);
-  const auto out = at::empty(sizes, part.options().requires_grad(false));
+  auto out = at::empty(sizes, part.options().requires_grad(false));
   const auto call = begin("all_gather_v", signature_of(out, ""));
   const auto before = sum(rows.first(static_cast<std::size_t>(rank_)));
   const auto own = out.narrow(0, before, part.size(0));
@@ -160,7 +160,7 @@ at::Tensor HostGroup::reduce_scatter(const at::Tensor& whole) {
   const auto parts = at::empty(whole.sizes(), in.options().requires_grad(false));
   parts.narrow(0, rank_ * sizes[0], sizes[0]).copy_(in.narrow(0, rank_ * sizes[0], sizes[0]));
   exchange(call, sources(in, splits), targets(parts, splits), {in, parts})->wait();
-  const auto out = at::empty(sizes, parts.options());
+  auto out = at::empty(sizes, parts.options());
   if (out.numel() > 0) reduce_parts(parts.view({size_, -1}), Reduce::Sum, out.view({-1}));
   return out;
 }
@@ -264,6 +264,7 @@ std::unique_ptr<Group> HostGroup::split(int color, const std::string& name) {
 std::unique_ptr<Pending::Work> HostGroup::gather(const Call& call, Source part, Target whole,
                                                  Held held) {
   std::vector<Target> to;
+  to.reserve(static_cast<std::size_t>(size_));
   for (int r = 0; r < size_; ++r)
     to.push_back(whole.subspan(static_cast<std::size_t>(r) * part.size(), part.size()));
   std::memcpy(to[static_cast<std::size_t>(rank_)].data(), part.data(), part.size());

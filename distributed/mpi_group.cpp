@@ -47,11 +47,16 @@ void pause(Clock::duration idle) {
 /// Messages under way.
 class Transfer final : public Pending::Work {
  public:
-  Transfer(MPI_Comm comm, Call call, std::vector<at::Tensor> held, const GroupOptions& options)
-      : comm_(comm), call_(std::move(call)), held_(std::move(held)), options_(options) {}
+  using Held = std::vector<at::Tensor>;
+
+  Transfer(MPI_Comm comm, Call call, Held held, const GroupOptions& options)
+      : comm_(comm),
+        call_(std::move(call)),
+        held_(std::make_unique<Held>(std::move(held))),
+        options_(options) {}
   ~Transfer() override {
     // MPI may still write: better to lose the memory, on the way out, than to have it corrupted.
-    if (num_open_ > 0) static_cast<void>(new std::vector<at::Tensor>(std::move(held_)));
+    if (num_open_ > 0) static_cast<void>(held_.release());
   }
   Transfer(const Transfer&) = delete;
   Transfer& operator=(const Transfer&) = delete;
@@ -143,7 +148,7 @@ class Transfer final : public Pending::Work {
 
   MPI_Comm comm_;
   Call call_;
-  std::vector<at::Tensor> held_;
+  std::unique_ptr<Held> held_;
   const GroupOptions& options_;  // of the group, which outlives its calls
   std::vector<MPI_Request> requests_;
   std::vector<Piece> pieces_;  // of the requests

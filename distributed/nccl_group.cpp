@@ -35,16 +35,17 @@ ncclDataType_t type_of(const at::Tensor& tensor) {
 /// What was enqueued. Holds its tensors until it has ended.
 class Enqueued final : public Pending::Work {
  public:
-  Enqueued(Communicator communicator, std::string place, cudaEvent_t end,
-           std::vector<at::Tensor> held)
+  using Held = std::vector<at::Tensor>;
+
+  Enqueued(Communicator communicator, std::string place, cudaEvent_t end, Held held)
       : communicator_(std::move(communicator)),
         place_(std::move(place)),
         end_(end),
-        held_(std::move(held)) {}
+        held_(std::make_unique<Held>(std::move(held))) {}
   ~Enqueued() override {
     // The GPU may still write: better to lose the memory, on the way out, than to have it
     // corrupted.
-    if (!is_done_) static_cast<void>(new std::vector<at::Tensor>(std::move(held_)));
+    if (!is_done_) static_cast<void>(held_.release());
     cudaEventDestroy(end_);
   }
   Enqueued(const Enqueued&) = delete;
@@ -60,7 +61,7 @@ class Enqueued final : public Pending::Work {
   Communicator communicator_;
   std::string place_;
   cudaEvent_t end_;
-  std::vector<at::Tensor> held_;
+  std::unique_ptr<Held> held_;
   bool is_done_ = false;
 };
 

@@ -8,6 +8,7 @@
 #include <exception>
 #include <map>
 #include <mutex>
+#include <numeric>
 #include <optional>
 #include <thread>
 #include <tuple>
@@ -97,9 +98,10 @@ class Receive final : public Pending::Work {
     std::erase_if(incoming_, [this](const Incoming& message) { return take(message); });
     if (incoming_.empty()) return true;
     if (mailbox_.released) throw CommError(call_.text + ": " + *mailbox_.released);
-    for (const auto& message : incoming_)
+    for (const auto& message : incoming_) {
       if (mailbox_.has_ended[static_cast<std::size_t>(message.world_from)])
         throw CommError(call_.text + ": rank " + std::to_string(message.from) + " has ended");
+    }
     return false;
   }
   bool take(const Incoming& message) {
@@ -159,6 +161,7 @@ class ThreadGroup final : public HostGroup {
                                    const std::vector<int>& members,
                                    const std::string& part_name) override {
     std::vector<int> world_ranks;
+    world_ranks.reserve(members.size());
     for (const int member : members)
       world_ranks.push_back(world_ranks_[static_cast<std::size_t>(member)]);
     const auto id = id_ + "/" + std::to_string(call.sequence) + ":" + std::to_string(color);
@@ -189,9 +192,10 @@ void run_thread_ranks(int num_ranks, const std::function<void(Group&)>& body,
                       const GroupOptions& options) {
   TORCH_CHECK_VALUE(num_ranks > 0, "run_thread_ranks: ", num_ranks, " ranks");
   Mailbox mailbox(num_ranks);
-  std::vector<int> world_ranks;
-  for (int r = 0; r < num_ranks; ++r) world_ranks.push_back(r);
+  std::vector<int> world_ranks(static_cast<std::size_t>(num_ranks));
+  std::iota(world_ranks.begin(), world_ranks.end(), 0);
   std::vector<std::thread> threads;
+  threads.reserve(world_ranks.size());
   for (int r = 0; r < num_ranks; ++r) {
     threads.emplace_back([&, r] {
       std::exception_ptr error;

@@ -100,4 +100,16 @@ TEST_CASE("other counts than expected are told without comparing calls") {
   make_mpi_group({.timeout = seconds(20)})->barrier();
 }
 
+TEST_CASE("more than 2^31 bytes go through", "[.slow]") {  // 2 GiB a rank and more
+  const auto group = make_mpi_group({.timeout = seconds(60)});
+  constexpr std::int64_t kBytes = (std::int64_t{1} << 31) + 5;
+  auto tensor = at::full({kBytes}, group->rank() == 0 ? 7 : 0, at::kByte);
+  group->broadcast(tensor, 0);
+  CHECK(tensor[kBytes - 1].item<int>() == 7);
+  if (group->rank() == 0) tensor[kBytes - 2] = 9;
+  if (group->rank() == 0 && group->size() > 1) group->send(tensor, 1);
+  if (group->rank() == 1) group->recv(tensor, 0);
+  if (group->rank() < 2) CHECK(tensor[kBytes - 2].item<int>() == 9);
+}
+
 }  // namespace tailor::distributed
