@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "models/files/fused_experts.hpp"
 #include "models/files/mapped_file.hpp"
 #include "models/files/safetensors.hpp"
 
@@ -165,8 +166,11 @@ Pretrained open_hf_directory(const fs::path& directory) {
   model.path = directory;
   model.config_json = read_text_file(config_file);
   model.config_file = config_file.string();
-  model.tensors = open_hf_weights(directory);
   const JsonFile config = parse_object(model.config_json, config_file);
+  const auto model_type = config.object.find("model_type");
+  const bool is_text = model_type != config.object.end() && model_type->is_string();
+  model.tensors = split_fused_experts(open_hf_weights(directory),
+                                      is_text ? model_type->get<std::string>() : "");
   const JsonFile tokenizer_config = read_optional(directory / "tokenizer_config.json");
   model.tokenizer = read_tokenizer(directory / "tokenizer.json", tokenizer_config);
   model.chat_template = read_chat_template(directory, tokenizer_config);

@@ -57,11 +57,19 @@ class File : public SafetensorsFile {
     const std::size_t index = index_of(name);
     TensorEntry part = entries_[index];
     check_slice(part, dim, begin, length, map_.name());
-    if (dim != 0) return slice_columns(index, dtype, dim, begin, length);
+    if (dim != 0) return part_of(index, dtype, {{dim, begin, length}});
     const std::int64_t row_bytes = part.shape[0] == 0 ? 0 : part.num_bytes / part.shape[0];
     part.shape[0] = length;
     part.num_bytes = length * row_bytes;
     return read_bytes(part, begins_[index] + static_cast<std::uint64_t>(begin * row_bytes), dtype);
+  }
+
+  at::Tensor read_part(const std::string& name, at::ScalarType dtype,
+                       const std::vector<TensorRange>& ranges) const override {
+    const std::size_t index = index_of(name);
+    for (const auto& range : ranges)
+      check_slice(entries_[index], range.dim, range.begin, range.length, map_.name());
+    return part_of(index, dtype, ranges);
   }
 
  private:
@@ -90,22 +98,27 @@ class File : public SafetensorsFile {
     return tensor;
   }
 
-  at::Tensor slice_columns(std::size_t index, at::ScalarType dtype, std::int64_t dim,
-                           std::int64_t begin, std::int64_t length) const {
+  at::Tensor part_of(std::size_t index, at::ScalarType dtype,
+                     const std::vector<TensorRange>& ranges) const {
     const TensorEntry& entry = entries_[index];
     const at::ScalarType stored = checked_dtype(entry, dtype);
     const char* data = map_.bytes().data() + begins_[index];
+    const auto narrowed = [&](at::Tensor tensor) {
+      for (const auto& range : ranges) tensor = tensor.narrow(range.dim, range.begin, range.length);
+      return tensor;
+    };
     const bool aligned = reinterpret_cast<std::uintptr_t>(data) % c10::elementSize(stored) == 0;
     if (!aligned || entry.num_bytes == 0) {
-      return copy_of(data, entry, stored).narrow(dim, begin, length).to(dtype).contiguous();
+      const at::Tensor part = narrowed(copy_of(data, entry, stored));
+      return part.to(dtype).clone(at::MemoryFormat::Contiguous);
     }
-    // Only read, and gone before the mapping is; only the pages of the slice are touched.
-    const at::Tensor whole =
-        at::from_blob(const_cast<char*>(data), entry.shape, at::TensorOptions(stored));
-    at::Tensor part = at::empty(whole.narrow(dim, begin, length).sizes(), dtype);
-    part.copy_(whole.narrow(dim, begin, length));
+    // Only read, and gone before the mapping is; only the pages of the part are touched.
+    const at::Tensor part =
+        narrowed(at::from_blob(const_cast<char*>(data), entry.shape, at::TensorOptions(stored)));
+    at::Tensor result = at::empty(part.sizes(), dtype);
+    result.copy_(part);
     map_.release(begins_[index], static_cast<std::size_t>(entry.num_bytes));
-    return part;
+    return result;
   }
 
   static at::Tensor convert(const char* data, const TensorEntry& entry, at::ScalarType stored,
@@ -145,23 +158,26 @@ class Shards : public TensorSource {
   bool contains(const std::string& name) const override { return owners_.contains(name); }
 
   at::Tensor read(const std::string& name, at::ScalarType dtype) const override {
-    const auto found = owners_.find(name);
-    if (found == owners_.end()) {
-      throw FileError(name_ + ": tensor " + in_quotes(name) + ": not in the index");
-    }
-    return found->second->read(name, dtype);
+    return owner(name).read(name, dtype);
   }
-
   at::Tensor read_slice(const std::string& name, at::ScalarType dtype, std::int64_t dim,
                         std::int64_t begin, std::int64_t length) const override {
-    const auto found = owners_.find(name);
-    if (found == owners_.end()) {
-      throw FileError(name_ + ": tensor " + in_quotes(name) + ": not in the index");
-    }
-    return found->second->read_slice(name, dtype, dim, begin, length);
+    return owner(name).read_slice(name, dtype, dim, begin, length);
+  }
+  at::Tensor read_part(const std::string& name, at::ScalarType dtype,
+                       const std::vector<TensorRange>& ranges) const override {
+    return owner(name).read_part(name, dtype, ranges);
   }
 
  private:
+  const TensorSource& owner(const std::string& name) const {
+    const auto found = owners_.find(name);
+    if (found == owners_.end()) {
+      throw FileError(name_ + ": tensor " + in_quotes(name) + ": not in the index");
+    }
+    return *found->second;
+  }
+
   void append_entries(const std::string& shard, const TensorSource& file) {
     for (const TensorEntry& entry : file.entries()) {
       const auto owner = owners_.find(entry.name);

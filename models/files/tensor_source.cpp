@@ -6,10 +6,18 @@ namespace tailor::models {
 
 at::Tensor TensorSource::read_slice(const std::string& name, at::ScalarType dtype, std::int64_t dim,
                                     std::int64_t begin, std::int64_t length) const {
-  const at::Tensor whole = read(name, dtype);
-  const TensorEntry entry{.name = name, .dtype = {}, .shape = whole.sizes().vec(), .num_bytes = 0};
-  check_slice(entry, dim, begin, length, "read_slice");
-  return whole.narrow(dim, begin, length).clone(at::MemoryFormat::Contiguous);
+  return read_part(name, dtype, {{dim, begin, length}});
+}
+
+at::Tensor TensorSource::read_part(const std::string& name, at::ScalarType dtype,
+                                   const std::vector<TensorRange>& ranges) const {
+  at::Tensor part = read(name, dtype);
+  const TensorEntry entry{.name = name, .dtype = {}, .shape = part.sizes().vec(), .num_bytes = 0};
+  for (const auto& range : ranges) {
+    check_slice(entry, range.dim, range.begin, range.length, "read_part");
+    part = part.narrow(range.dim, range.begin, range.length);
+  }
+  return part.clone(at::MemoryFormat::Contiguous);
 }
 
 void check_slice(const TensorEntry& entry, std::int64_t dim, std::int64_t begin,

@@ -17,6 +17,11 @@ struct TensorEntry {
   std::int64_t num_bytes;           // in the file
 };
 
+/// `length` entries of dimension `dim` from `begin`.
+struct TensorRange {
+  std::int64_t dim = 0, begin = 0, length = 0;
+};
+
 /// Tensors of one checkpoint, mapped into memory and read on demand. Thread-safe for reading.
 class TensorSource {
  public:
@@ -30,6 +35,9 @@ class TensorSource {
   /// to; this one reads the whole tensor. Throws FileError for a range outside the tensor.
   virtual at::Tensor read_slice(const std::string& name, at::ScalarType dtype, std::int64_t dim,
                                 std::int64_t begin, std::int64_t length) const;
+  /// What lies in every one of the ranges, which are of different dimensions.
+  virtual at::Tensor read_part(const std::string& name, at::ScalarType dtype,
+                               const std::vector<TensorRange>& ranges) const;
 };
 
 /// Throws FileError naming `file` unless the range lies within dimension `dim` of the tensor.
