@@ -214,3 +214,53 @@ TEST_CASE("an unknown family and unsupported fields are refused by name", "[mode
   CHECK_THAT(error("\"hidden_size\": 32,", ""), Contains("hidden_size") && Contains("missing"));
   CHECK(error("\"use_cache\": true", "\"use_cache\": true, \"logit_scale\": null").empty());
 }
+
+TEST_CASE("unsupported fields of sparse families are refused by name", "[models]") {
+  const auto error = [](const std::string& name, const std::string& field,
+                        const std::string& value) {
+    auto text = read_text(kGolden + '/' + name + "/config.json");
+    const auto key = text.find('"' + field + "\":");
+    if (key != std::string::npos) {
+      const auto colon = text.find(':', key);
+      const auto end = text.find_first_of(",\n", colon);
+      text.replace(colon + 1, end - colon - 1, value);
+    } else {
+      text.insert(text.find('{') + 1, '"' + field + "\": " + value + ',');
+    }
+    try {
+      models::make_causal_lm(text, "config.json");
+    } catch (const configs::ConfigError& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  using Catch::Matchers::Contains;
+  CHECK_THAT(error("tiny_mixtral", "router_jitter_noise", "0.1"), Contains("router_jitter_noise"));
+  CHECK_THAT(error("tiny_mixtral", "sliding_window", "4096"), Contains("sliding_window"));
+  CHECK_THAT(error("tiny_mixtral", "num_experts_per_tok", "9"), Contains("num_experts_per_tok"));
+  CHECK_THAT(error("tiny_mixtral", "num_local_experts", "0"), Contains("num_local_experts"));
+  CHECK_THAT(error("tiny_olmoe", "clip_qkv", "8.0"), Contains("clip_qkv"));
+  CHECK(error("tiny_olmoe", "router_aux_loss_coef", "0.05").empty());
+  CHECK(error("tiny_olmoe", "output_router_logits", "true").empty());
+  CHECK_THAT(error("tiny_qwen3_moe", "mlp_only_layers", "[2]"), Contains("mlp_only_layers"));
+  CHECK_THAT(error("tiny_qwen3_moe", "moe_intermediate_size", "null"),
+             Contains("moe_intermediate_size"));
+  CHECK_THAT(error("tiny_qwen2_moe", "use_sliding_window", "true"), Contains("use_sliding_window"));
+}
+
+TEST_CASE("every decoder_sparse_step-th layer is sparse unless it is named", "[models]") {
+  auto text = read_text(kGolden + "/tiny_qwen3_moe/config.json");
+  const auto replace = [&](const std::string& from, const std::string& to) {
+    const auto at = text.find(from);
+    REQUIRE(at != std::string::npos);
+    text.replace(at, from.size(), to);
+  };
+  replace("\"decoder_sparse_step\": 1", "\"decoder_sparse_step\": 2");
+  replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 6");
+  replace("\"mlp_only_layers\": []", "\"mlp_only_layers\": [3]");
+  std::vector<std::string> routers;
+  for (const auto& p : models::make_causal_lm(text, "config.json")->parameters())
+    if (p.name.ends_with("mlp.gate.weight")) routers.push_back(p.name);
+  CHECK(routers == std::vector<std::string>{"model.layers.1.mlp.gate.weight",
+                                            "model.layers.5.mlp.gate.weight"});
+}
