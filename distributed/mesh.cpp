@@ -33,16 +33,18 @@ const char* largest_key(const MeshSizes& sizes) {
 void check_shard(const MeshSizes& sizes) {
   constexpr const char* kKey = "dp_shard_size";
   check_at_least_one(kKey, sizes.dp_shard);
-  if (sizes.data() % sizes.dp_shard != 0)
+  if (sizes.data() % sizes.dp_shard != 0) {
     throw MeshError(kKey, to_string(sizes.dp_shard) + " does not divide the " +
                               to_string(sizes.data()) + " ranks that hold different data (dp " +
                               to_string(sizes.dp) + " x expert_parallel_size " +
                               to_string(sizes.ep) + ")");
+  }
   // Else ranks of a shard would have some experts in common and others not.
-  if (sizes.dp_shard % sizes.ep != 0 && sizes.ep % sizes.dp_shard != 0)
+  if (sizes.dp_shard % sizes.ep != 0 && sizes.ep % sizes.dp_shard != 0) {
     throw MeshError(kKey, to_string(sizes.dp_shard) +
                               " is neither a multiple nor a divisor of expert_parallel_size " +
                               to_string(sizes.ep));
+  }
 }
 
 std::unique_ptr<Group> part(Group& world, int size, const MeshPlace& origin, const MeshSizes& sizes,
@@ -95,9 +97,10 @@ int rank_at(const MeshSizes& sizes, const MeshPlace& place) {
 }
 
 Mesh make_mesh(Group& world, const MeshSizes& sizes) {
-  if (fit_mesh(sizes, world.size()).dp != sizes.dp)
+  if (fit_mesh(sizes, world.size()).dp != sizes.dp) {
     throw MeshError("dp", describe(sizes) + " is a mesh of " + to_string(sizes.world()) +
                               " ranks, the job has " + to_string(world.size()));
+  }
   Mesh mesh{.sizes = sizes, .place = place_of(sizes, world.rank())};
   const auto along = [&](const char* name, int size, int MeshPlace::*axis) {
     auto origin = mesh.place;

@@ -31,9 +31,10 @@ void mpi_start(int* argc, char*** argv) {
   int size = 0;
   check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &size), "MPI_Comm_size");
   const int announced = announced_ranks();
-  if (announced > 1 && size == 1)
+  if (announced > 1 && size == 1) {
     throw CommError("the launcher started " + std::to_string(announced) +
                     " tasks, but MPI sees one: start with mpirun, or with srun --mpi=pmix");
+  }
 }
 
 void mpi_finish() { MPI_Finalize(); }
