@@ -1,8 +1,10 @@
 // T tokens, E experts, K chosen of them, G groups of S experts each.
 #include "models/layers/route.hpp"
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/gather.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/sigmoid.h>
@@ -19,12 +21,42 @@ namespace {
 using Score = RouterConfig::Score;
 using GroupScore = RouterConfig::GroupScore;
 
+/// ids[0] ... ids[count - 1]: a sorted list that each entry is put into where it belongs. An entry
+/// moves before smaller ones alone, so that of equal ones the lower number comes first.
+template <class T>
+void best_of_row(const T* scores, std::int64_t size, std::int64_t count, std::int64_t* ids) {
+  std::int64_t held = 0;
+  for (std::int64_t e = 0; e < size; ++e) {
+    if (held == count && !(scores[e] > scores[ids[count - 1]])) continue;
+    auto place = held < count ? held++ : count - 1;
+    for (; place > 0 && scores[e] > scores[ids[place - 1]]; --place) ids[place] = ids[place - 1];
+    ids[place] = e;
+  }
+}
+
+template <class T>
+at::Tensor best_of_rows(const at::Tensor& scores_TE, std::int64_t count) {
+  const auto size = scores_TE.size(1);
+  auto ids_TK = at::empty({scores_TE.size(0), count}, scores_TE.options().dtype(at::kLong));
+  const auto* scores = scores_TE.const_data_ptr<T>();
+  auto* ids = ids_TK.mutable_data_ptr<std::int64_t>();
+  at::parallel_for(0, scores_TE.size(0), /*grain_size=*/256, [&](auto begin, auto end) {
+    for (auto t = begin; t < end; ++t) best_of_row(scores + t * size, size, count, ids + t * count);
+  });
+  return ids_TK;
+}
+
 /// The `count` best of each row, best first; of equal ones the lower number, which topk does not
 /// promise.
-at::Tensor best_ids(const at::Tensor& scores, std::int64_t count) {
+at::Tensor best_ids(const at::Tensor& scores_TE, std::int64_t count) {
+  const auto dtype = scores_TE.scalar_type();
+  if (scores_TE.is_cpu() && dtype == at::kFloat)
+    return best_of_rows<float>(scores_TE.contiguous(), count);
+  if (scores_TE.is_cpu() && dtype == at::kDouble)
+    return best_of_rows<double>(scores_TE.contiguous(), count);
   const auto order =
-      std::get<1>(at::sort(scores, /*stable=*/true, /*dim=*/-1, /*descending=*/true));
-  return order.narrow(-1, 0, count).contiguous();
+      std::get<1>(at::sort(scores_TE, /*stable=*/true, /*dim=*/1, /*descending=*/true));
+  return order.narrow(1, 0, count).contiguous();
 }
 
 at::Tensor scores(const at::Tensor& logits_TE, Score score) {

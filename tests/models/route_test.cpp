@@ -2,6 +2,7 @@
 
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <limits>
 
 #include "models/layers/route.hpp"
 
@@ -94,6 +95,24 @@ TEST_CASE("of equal scores the lower expert is chosen first", "[models]") {
   CHECK(some.equal(at::tensor({1, 3, 5, 7, 0, 2}, at::kLong).unsqueeze(0)));
   auto groups = grouped(config(8, 2, Score::Softmax, false), GroupScore::Max);
   CHECK(route(at::zeros({1, 8}), groups).ids_TK.equal(at::tensor({0, 1}, at::kLong).unsqueeze(0)));
+}
+
+TEST_CASE("the choice is the head of a stable sort, whatever the sizes", "[models]") {
+  at::manual_seed(0);
+  const std::int64_t experts = GENERATE(1, 3, 8, 64, 384), tokens = GENERATE(0, 1, 700);
+  const std::int64_t chosen = std::min<std::int64_t>(experts, GENERATE(1, 2, 8));
+  const auto dtype = GENERATE(at::kFloat, at::kDouble);
+  const auto z = at::randint(0, 20, {tokens, experts}).to(dtype);  // many ties
+  const auto order = std::get<1>(at::sort(z, /*stable=*/true, 1, /*descending=*/true));
+  const auto ids = route(z, config(experts, chosen, Score::Softmax, true)).ids_TK;
+  CHECK(ids.equal(order.narrow(1, 0, chosen)));
+}
+
+TEST_CASE("a token without numbers still has distinct experts", "[models]") {
+  const auto z = at::full({2, 8}, std::numeric_limits<double>::quiet_NaN());
+  const auto routes = route(z, config(8, 3, Score::Softmax, true));
+  CHECK(routes.ids_TK.equal(at::arange(3).expand({2, 3})));
+  CHECK(routes.weights_TK.isnan().all().item<bool>());
 }
 
 TEST_CASE("weights of replayed experts and their gradient follow the rule", "[models]") {
