@@ -95,23 +95,20 @@ void verify(const LoraAdapter& adapter, const fs::path& directory) {
   const auto differs = [&](const std::string& what) {
     throw FileError(files.file + ": read back, " + what + " differs from memory");
   };
-  if (files.factors.size() != 2 * adapter.layers().size()) differs("the number of tensors");
-  for (const auto& layer : adapter.layers()) {
+  const auto modules = adapter.modules();
+  if (files.factors.size() != 2 * modules.size()) differs("the number of tensors");
+  for (const auto& module : modules) {
     for (const char factor : {'A', 'B'}) {
-      const auto found = files.factors.find(factor_key(layer->path(), factor));
-      const auto& memory = factor == 'A' ? layer->A() : layer->B();
-      if (found == files.factors.end() || !at::equal(found->second, memory))
-        differs(factor_key(layer->path(), factor));
+      const auto found = files.factors.find(factor_key(module.path, factor));
+      if (found == files.factors.end() ||
+          !at::equal(found->second, factor == 'A' ? module.A : module.B))
+        differs(factor_key(module.path, factor));
     }
-    if (files.config.scale_of(layer->path()) != layer->scale()) differs("the scale");
+    if (files.config.scale_of(module.path) != module.scale) differs("the scale");
   }
 }
 
 }  // namespace
-
-std::string factor_key(const std::string& path, char factor) {
-  return kPrefix + path + ".lora_" + factor + ".weight";
-}
 
 fs::path adapter_folder(const fs::path& adapter) {
   std::error_code error;
@@ -165,11 +162,13 @@ void load_factors(const AdapterFiles& files, LoraAdapter& adapter) {
   std::set<std::string> left;
   for (const auto& [key, factor] : files.factors) left.insert(key);
   std::set<std::string> adapted;
-  for (const auto& layer : adapter.layers()) {
-    adapted.insert(layer->path());
+  std::set<const void*> filled;  // of factors that experts share
+  for (const auto& module : adapter.modules()) {
+    adapted.insert(module.path);
     for (const char factor : {'A', 'B'}) {
-      const auto key = factor_key(layer->path(), factor);
-      auto& target = factor == 'A' ? layer->A() : layer->B();
+      const auto key = factor_key(module.path, factor);
+      const auto& target = factor == 'A' ? module.A : module.B;
+      const bool shared = factor == 'A' ? module.shared_A : module.shared_B;
       const auto found = files.factors.find(key);
       if (found == files.factors.end())
         throw FileError(files.file + ": tensor " + key + " is missing; expected shape " +
@@ -178,7 +177,14 @@ void load_factors(const AdapterFiles& files, LoraAdapter& adapter) {
         throw FileError(files.file + ": tensor " + key + ": expected shape " +
                         models::shape_text(target.sizes()) + ", found " +
                         models::shape_text(found->second.sizes()));
-      target.copy_(found->second);
+      if (shared && !filled.insert(target.const_data_ptr()).second) {
+        if (!at::equal(target, found->second))
+          throw FileError(files.file + ": tensor " + key +
+                          " differs from that of the layer's first expert, which "
+                          "peft.expert_lora lets all of them share");
+      } else {
+        target.copy_(found->second);
+      }
       left.erase(key);
     }
   }
@@ -195,13 +201,14 @@ void load_factors(const AdapterFiles& files, LoraAdapter& adapter) {
 
 void write_adapter(const LoraAdapter& adapter, const std::string& base_model_name_or_path,
                    const fs::path& directory) {
-  if (adapter.layers().empty()) throw FileError(directory.string() + ": the adapter has no layers");
+  const auto modules = adapter.modules();
+  if (modules.empty()) throw FileError(directory.string() + ": the adapter has no layers");
   Tensors tensors;
   std::vector<std::string> paths;
-  for (const auto& layer : adapter.layers()) {
-    tensors.emplace_back(factor_key(layer->path(), 'A'), layer->A().detach());
-    tensors.emplace_back(factor_key(layer->path(), 'B'), layer->B().detach());
-    paths.push_back(layer->path());
+  for (const auto& module : modules) {
+    tensors.emplace_back(factor_key(module.path, 'A'), module.A);
+    tensors.emplace_back(factor_key(module.path, 'B'), module.B);
+    paths.push_back(module.path);
   }
   write_both(
       directory, tensors,

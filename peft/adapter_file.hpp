@@ -46,7 +46,4 @@ void write_adapter(const LoraAdapter& adapter, const std::string& base_model_nam
 /// The same from files that were read: an adapter of any writer as a clean folder.
 void write_adapter(const AdapterFiles& files, const std::filesystem::path& directory);
 
-/// The key of a factor: "base_model.model.<path>.lora_A.weight".
-std::string factor_key(const std::string& path, char factor);
-
 }  // namespace tailor::peft

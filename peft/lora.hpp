@@ -10,6 +10,7 @@
 
 #include "models/families/causal_lm.hpp"
 #include "models/layers/linear.hpp"
+#include "peft/grouped_lora.hpp"
 #include "peft/lora_config.hpp"
 #include "peft/lora_function.hpp"
 
@@ -63,23 +64,66 @@ class LoraLinear final : public models::LinearBase {
   at::Tensor A_, B_;
 };
 
-/// The adapter of one model: its layers in order of the model's slots.
+/// The key of a factor in an adapter file: "base_model.model.<path>.lora_A.weight".
+std::string factor_key(const std::string& path, char factor);
+
+/// A matrix with its factors: a linear layer, or one projection of one expert.
+struct AdaptedModule {
+  std::string path;  // "model.layers.0.mlp.experts.3.gate_proj"
+  at::Tensor A, B;   // (r, in), (out, r); views of what is trained, of the part held here
+  double scale;
+  bool shared_A = false, shared_B = false;  // the same memory as in the layer's other experts
+};
+
+/// A tensor that is trained, for callers that reduce, clip, shard or save it.
+struct Trainable {
+  std::string name;  // one tensor's: "model.layers.0.mlp.experts.gate_proj.lora_A.weight"
+  at::Tensor value;  // float32 leaf
+  enum class Kind {
+    Single,          // of a linear layer: the same on all ranks that hold the layer
+    PerExpert,       // dimension 0 counts the experts held here: other ranks hold others
+    SharedByExperts  // one for all experts: its gradient is the sum over the ranks of experts
+  } kind = Kind::Single;
+  models::ExpertRange experts;  // of dimension 0 (PerExpert); else none
+  /// The dimension of `value` of which a rank holds the part that `sharding` tells of its matrix;
+  /// absent: whole on every rank.
+  std::optional<std::int64_t> sharded_dim;
+  models::Sharding sharding;  // of the matrix
+  /// Keys in an adapter file: of the tensor; PerExpert: of each expert held here, in order;
+  /// SharedByExperts: those too, and every one holds the same values.
+  std::vector<std::string> keys;
+};
+
+/// The adapter of one model: its linear layers in order of the model's slots, then its grouped
+/// layers in order of theirs.
 class LoraAdapter {
  public:
-  /// Wraps every slot that the configuration targets. Factors are initialised from `seed` and the
-  /// layer's path, so that they depend on neither order nor rank count. The model need not be
-  /// loaded yet: shapes are then those of its configuration. Throws ConfigError for a target that
-  /// matches nothing (naming `place`), for a rank above min(in, out), and where nothing is left
-  /// after the exclusions.
+  /// Wraps every slot that the configuration targets; moe_rank and moe_scale become patterns of
+  /// config(). Factors are initialised from `seed` and the layer's path, so that they depend on
+  /// neither order nor rank count. The model need not be loaded yet: shapes are then those of its
+  /// configuration. Throws ConfigError for a target that matches nothing (naming `place`, that of
+  /// target_modules), for one that means some experts of a layer and not the others, for a rank
+  /// above min(in, out), for dropout on experts, for options of experts on a model that has none,
+  /// and where nothing is left after the exclusions.
   LoraAdapter(models::CausalLM& model, LoraConfig config, std::uint64_t seed,
               const std::string& place = "peft.target_modules");
 
   const LoraConfig& config() const { return config_; }
   const std::vector<std::shared_ptr<LoraLinear>>& layers() const { return layers_; }
-  /// Every linear layer of the model, adapted or not, the head left out.
+  const std::vector<std::shared_ptr<GroupedLoraLinear>>& grouped_layers() const {
+    return grouped_layers_;
+  }
+  /// Every matrix that is adapted, those of experts one by one.
+  std::vector<AdaptedModule> modules() const;
+  /// Every linear layer of the model and every projection of the experts held here, adapted or not,
+  /// the head left out.
   const std::vector<std::string>& module_paths() const { return module_paths_; }
   std::vector<at::Tensor> parameters() const;  // A, B of each layer in turn; float32, trainable
-  /// Adapted layers and parameters a class of module ("q_proj"), for the log.
+  std::vector<Trainable> trainables() const;   // the same tensors in the same order, described
+  /// The model has routed experts, and none of them is adapted.
+  bool experts_left_out() const { return has_experts_ && grouped_layers_.empty(); }
+  /// Adapted matrices and parameters a class of module ("q_proj", "experts.gate_proj"), for the
+  /// log; of what is held here.
   struct ClassCount {
     std::int64_t layers = 0, parameters = 0;
   };
@@ -90,10 +134,17 @@ class LoraAdapter {
   void set_dropout(const DropoutState* state) { *dropout_ = state; }  // null: evaluation
 
  private:
+  void seat_linear(models::LinearSlot& slot, const std::string& path, std::uint64_t seed,
+                   const std::string& place);
+  void seat_grouped(const models::NamedGroupedSlot& slot, std::uint64_t seed,
+                    const std::string& place);
+
   LoraConfig config_;
+  bool has_experts_ = false;
   std::vector<std::string> module_paths_;
   std::shared_ptr<const DropoutState*> dropout_;
   std::vector<std::shared_ptr<LoraLinear>> layers_;
+  std::vector<std::shared_ptr<GroupedLoraLinear>> grouped_layers_;
 };
 
 }  // namespace tailor::peft

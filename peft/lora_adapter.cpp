@@ -5,33 +5,153 @@
 #include "peft/target_modules.hpp"
 
 namespace tailor::peft {
+namespace {
+
+using models::Sharding;
+
+/// Options that speak of experts, on a model without any, were meant for another model.
+void check_experts(const LoraConfig& config, bool has_experts, const std::string& place) {
+  if (has_experts) return;
+  const auto refuse = [&](const char* key) {
+    throw configs::ConfigError(place_of_key(place, key) +
+                               ": the model has no routed experts; leave it out");
+  };
+  if (config.expert_lora != ExpertLora::PerExpert) refuse("expert_lora");
+  if (config.moe_rank != MoeRank::Same) refuse("moe_rank");
+}
+
+/// All experts of the seat, or none: their projections are one module.
+bool all_targeted(const std::vector<bool>& targeted, std::size_t begin, std::size_t count,
+                  const models::NamedGroupedSlot& slot, const std::string& place) {
+  const auto first = targeted.begin() + static_cast<std::ptrdiff_t>(begin);
+  const auto chosen =
+      static_cast<std::size_t>(std::count(first, first + static_cast<std::ptrdiff_t>(count), true));
+  if (chosen != 0 && chosen != count)
+    throw configs::ConfigError(place + ": means " + std::to_string(chosen) + " of the " +
+                               std::to_string(count) + " experts of " + slot.name + " (" +
+                               slot.slot->projection() + "); expected all of them or none");
+  return chosen != 0;
+}
+
+Trainable trainable(const std::string& path, char factor, const at::Tensor& value,
+                    const Sharding& sharding) {
+  Trainable out{.name = path + ".lora_" + factor + ".weight", .value = value};
+  const bool cut = sharding.dim == (factor == 'A' ? Sharding::Dim::In : Sharding::Dim::Out);
+  out.sharding = sharding;
+  if (cut) out.sharded_dim = value.dim() - (factor == 'A' ? 1 : 2);
+  return out;
+}
+
+Trainable trainable(const GroupedLoraLinear& layer, char factor, const at::Tensor& value) {
+  auto out = trainable(layer.path(), factor, value, layer.sharding());
+  const auto range = layer.experts();
+  out.kind = value.dim() == 3 ? Trainable::Kind::PerExpert : Trainable::Kind::SharedByExperts;
+  if (value.dim() == 3) out.experts = range;
+  for (std::int64_t e = 0; e < range.count; ++e)
+    out.keys.push_back(factor_key(layer.expert_path(range.first + e), factor));
+  return out;
+}
+
+}  // namespace
+
+std::string factor_key(const std::string& path, char factor) {
+  return "base_model.model." + path + ".lora_" + factor + ".weight";
+}
 
 LoraAdapter::LoraAdapter(models::CausalLM& model, LoraConfig config, std::uint64_t seed,
                          const std::string& place)
-    : config_(std::move(config)), dropout_(std::make_shared<const DropoutState*>(nullptr)) {
+    : dropout_(std::make_shared<const DropoutState*>(nullptr)) {
   const auto slots = model.slots();
+  const auto grouped = model.grouped_slots();
+  has_experts_ = !grouped.empty();
+  check_experts(config, has_experts_, place);
+  config_ = with_expert_ranks(std::move(config), model.shape().num_experts_per_tok,
+                              place_of_key(place, "moe_rank"));
   std::string head = "lm_head";  // no seat of its own where a model ties it to the embedding
   std::vector<std::string> paths;
   for (const auto& [name, slot] : slots) {
     paths.push_back(name);
     if (slot == &model.lm_head()) head = name;
   }
-  const auto targets = match_targets(config_, paths, head, place);
-  for (const auto i : targets) {
-    slots[i].slot->rewrap([&](std::shared_ptr<models::LinearBase> inner) {
-      layers_.push_back(std::make_shared<LoraLinear>(std::move(inner), paths[i],
-                                                     static_cast<std::int64_t>(layers_.size()),
-                                                     config_, seed, dropout_, place));
-      return layers_.back();
-    });
+  for (const auto& slot : grouped) {
+    const auto [first, count] = slot.slot->layer().experts();
+    for (std::int64_t e = 0; e < count; ++e) paths.push_back(slot.expert_path(first + e));
+  }
+  std::vector<bool> targeted(paths.size(), false);
+  for (const auto i : match_targets(config_, paths, head, place)) targeted[i] = true;
+  for (std::size_t i = 0; i < slots.size(); ++i)
+    if (targeted[i]) seat_linear(*slots[i].slot, paths[i], seed, place);
+  auto begin = slots.size();
+  for (const auto& slot : grouped) {
+    const auto count = static_cast<std::size_t>(slot.slot->layer().experts().count);
+    if (all_targeted(targeted, begin, count, slot, place)) seat_grouped(slot, seed, place);
+    begin += count;
   }
   std::erase(paths, head);
   module_paths_ = std::move(paths);
 }
 
+void LoraAdapter::seat_linear(models::LinearSlot& slot, const std::string& path, std::uint64_t seed,
+                              const std::string& place) {
+  slot.rewrap([&](std::shared_ptr<models::LinearBase> inner) {
+    layers_.push_back(std::make_shared<LoraLinear>(std::move(inner), path,
+                                                   static_cast<std::int64_t>(layers_.size()),
+                                                   config_, seed, dropout_, place));
+    return layers_.back();
+  });
+}
+
+void LoraAdapter::seat_grouped(const models::NamedGroupedSlot& slot, std::uint64_t seed,
+                               const std::string& place) {
+  if (config_.lora_dropout > 0.0)
+    throw configs::ConfigError(place_of_key(place, "lora_dropout") +
+                               ": expected 0 where routed experts are adapted (" + slot.name +
+                               "), as in PEFT; set it to 0 or name the experts in exclude_modules");
+  slot.slot->rewrap([&](std::shared_ptr<models::GroupedLinearBase> inner) {
+    grouped_layers_.push_back(std::make_shared<GroupedLoraLinear>(
+        std::move(inner), slot.name, slot.slot->projection(), config_, seed, place));
+    return grouped_layers_.back();
+  });
+}
+
+std::vector<AdaptedModule> LoraAdapter::modules() const {
+  std::vector<AdaptedModule> out;
+  for (const auto& layer : layers_)
+    out.push_back({.path = layer->path(),
+                   .A = layer->A().detach(),
+                   .B = layer->B().detach(),
+                   .scale = layer->scale()});
+  for (const auto& layer : grouped_layers_) {
+    const auto [first, count] = layer->experts();
+    for (auto e = first; e < first + count; ++e)
+      out.push_back({.path = layer->expert_path(e),
+                     .A = layer->A_of(e).detach(),
+                     .B = layer->B_of(e).detach(),
+                     .scale = layer->scale(),
+                     .shared_A = layer->shares_A(),
+                     .shared_B = layer->shares_B()});
+  }
+  return out;
+}
+
 std::vector<at::Tensor> LoraAdapter::parameters() const {
   std::vector<at::Tensor> out;
   for (const auto& layer : layers_) out.insert(out.end(), {layer->A(), layer->B()});
+  for (const auto& layer : grouped_layers_) out.insert(out.end(), {layer->A(), layer->B()});
+  return out;
+}
+
+std::vector<Trainable> LoraAdapter::trainables() const {
+  std::vector<Trainable> out;
+  for (const auto& layer : layers_)
+    for (const char factor : {'A', 'B'}) {
+      out.push_back(trainable(layer->path(), factor, factor == 'A' ? layer->A() : layer->B(),
+                              layer->sharding()));
+      out.back().keys = {factor_key(layer->path(), factor)};
+    }
+  for (const auto& layer : grouped_layers_)
+    for (const char factor : {'A', 'B'})
+      out.push_back(trainable(*layer, factor, factor == 'A' ? layer->A() : layer->B()));
   return out;
 }
 
@@ -40,6 +160,11 @@ std::map<std::string, LoraAdapter::ClassCount> LoraAdapter::counts() const {
   for (const auto& layer : layers_) {
     auto& count = out[module_class(layer->path())];
     count.layers += 1;
+    count.parameters += layer->A().numel() + layer->B().numel();
+  }
+  for (const auto& layer : grouped_layers_) {
+    auto& count = out[module_class(layer->name()) + '.' + layer->projection()];
+    count.layers += layer->experts().count;
     count.parameters += layer->A().numel() + layer->B().numel();
   }
   return out;
@@ -53,6 +178,7 @@ std::int64_t LoraAdapter::num_parameters() const {
 
 void LoraAdapter::set_enabled(bool enabled) {
   for (const auto& layer : layers_) layer->set_enabled(enabled);
+  for (const auto& layer : grouped_layers_) layer->set_enabled(enabled);
 }
 
 }  // namespace tailor::peft

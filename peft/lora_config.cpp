@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <regex>
 
 namespace tailor::peft {
@@ -25,7 +26,7 @@ bool has_long_number(const std::string& expression) {
 
 /// PEFT's get_pattern_key matches (.*\.)?(key)$ from the start of a path. Throws ConfigError for
 /// what is no regular expression (ECMAScript).
-std::regex compiled(const std::string& expression) {
+std::regex compile(const std::string& expression) {
   if (expression.size() > kMaxExpression)
     throw configs::ConfigError("expected a regular expression of at most " +
                                std::to_string(kMaxExpression) + " bytes, found " +
@@ -41,9 +42,17 @@ std::regex compiled(const std::string& expression) {
   }
 }
 
+/// A model with many experts asks tens of thousands of times for the same few.
+const std::regex& compiled(const std::string& expression) {
+  thread_local std::map<std::string, std::regex> known;
+  const auto found = known.find(expression);
+  return found != known.end() ? found->second
+                              : known.emplace(expression, compile(expression)).first->second;
+}
+
 const double* first_match(const Pattern& pattern, const std::string& path) {
   for (const auto& [expression, value] : pattern) {
-    const auto regex = compiled(expression);
+    const auto& regex = compiled(expression);
     try {
       if (std::regex_match(path, regex)) return &value;
     } catch (const std::regex_error&) {  // found while matching
@@ -71,6 +80,15 @@ bool read_modules(configs::Section& section, const std::string& key,
   return true;
 }
 
+/// The enumerator at the place of the word.
+template <class Enum>
+Enum read_word(configs::Section& section, const std::string& key, Enum fallback,
+               std::initializer_list<const char*> words) {
+  const std::string word =
+      section.choice(key, words, words.begin()[static_cast<std::size_t>(fallback)]);
+  return static_cast<Enum>(std::ranges::find(words, word) - words.begin());
+}
+
 void tell_other_words(configs::Section& section) {
   section.alias("lora_r", "r");
   section.alias("lora_rank", "r");
@@ -87,7 +105,7 @@ void tell_other_words(configs::Section& section) {
 void check_expression(configs::Section& section, const std::string& key,
                       const std::string& expression) {
   try {
-    compiled(expression);
+    compile(expression);
   } catch (const configs::ConfigError& e) {
     section.report(key, e.what());
   }
@@ -106,6 +124,26 @@ double LoraConfig::alpha_of(const std::string& path) const {
 double LoraConfig::scale_of(const std::string& path) const {
   const auto rank = static_cast<double>(rank_of(path));
   return alpha_of(path) / (use_rslora ? std::sqrt(rank) : rank);
+}
+
+LoraConfig with_expert_ranks(LoraConfig config, std::int64_t num_experts_per_tok,
+                             const std::string& place) {
+  if (config.moe_rank == MoeRank::Same) return config;
+  if (num_experts_per_tok < 1)
+    throw configs::ConfigError(place + ": divide needs a model with routed experts");
+  if (config.r % num_experts_per_tok != 0)
+    throw configs::ConfigError(place + ": divide needs a rank that is a multiple of the model's " +
+                               std::to_string(num_experts_per_tok) +
+                               " experts per token, found r = " + std::to_string(config.r));
+  const std::string experts = R"(experts\.[0-9]+\.[^.]+)";
+  const auto rank = static_cast<double>(config.r / num_experts_per_tok);
+  const auto share = rank / static_cast<double>(config.r);
+  config.rank_pattern.emplace_back(experts, rank);
+  if (config.moe_scale == MoeScale::KeepS)
+    config.alpha_pattern.emplace_back(
+        experts, config.lora_alpha * (config.use_rslora ? std::sqrt(share) : share));
+  config.moe_rank = MoeRank::Same;
+  return config;
 }
 
 LoraConfig read_lora(configs::Section& section) {
@@ -135,6 +173,10 @@ LoraConfig read_lora(configs::Section& section) {
   config.init_lora_weights = init == "gaussian" ? InitLora::Gaussian
                              : init == "false"  ? InitLora::Random
                                                 : InitLora::Default;
+  config.expert_lora = read_word(section, "expert_lora", config.expert_lora,
+                                 {"per_expert", "shared", "shared_outer"});
+  config.moe_rank = read_word(section, "moe_rank", config.moe_rank, {"same", "divide"});
+  config.moe_scale = read_word(section, "moe_scale", config.moe_scale, {"keep_s", "keep_alpha"});
   return config;
 }
 

@@ -26,25 +26,25 @@ double squared_norm(const at::Tensor& t) {
 MergedTensors::MergedTensors(std::shared_ptr<const models::TensorSource> base,
                              const LoraAdapter& adapter)
     : base_(std::move(base)) {
-  for (const auto& layer : adapter.layers()) {
-    auto name = layer->path() + ".weight";
+  for (auto& module : adapter.modules()) {
+    auto name = module.path + ".weight";
     if (!base_->contains(name))
       throw models::FileError("tensor " + name + " is adapted and missing in the base model");
-    layers_.emplace(std::move(name), layer);
+    modules_.emplace(std::move(name), std::move(module));
   }
 }
 
 at::Tensor MergedTensors::read(const std::string& name, at::ScalarType dtype) const {
-  const auto found = layers_.find(name);
-  if (found == layers_.end()) return base_->read(name, dtype);
+  const auto found = modules_.find(name);
+  if (found == modules_.end()) return base_->read(name, dtype);
   const at::NoGradGuard no_grad;
-  auto& layer = *found->second;
+  const auto& module = found->second;
   const auto weight_OI = base_->read(name, at::kFloat);
-  if (weight_OI.dim() != 2 || weight_OI.size(0) != layer.B().size(0) ||
-      weight_OI.size(1) != layer.A().size(1))
+  if (weight_OI.dim() != 2 || weight_OI.size(0) != module.B.size(0) ||
+      weight_OI.size(1) != module.A.size(1))
     throw models::FileError("tensor " + name + ": its shape differs from that of the adapter's " +
-                            layer.path());
-  const auto delta_OI = layer.scale() * layer.B().mm(layer.A());
+                            module.path);
+  const auto delta_OI = module.scale * module.B.mm(module.A);
   const auto exact_OI = weight_OI + delta_OI;
   auto merged_OI = exact_OI.to(dtype);
 

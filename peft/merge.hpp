@@ -42,7 +42,7 @@ class MergedTensors final : public models::TensorSource {
   };
 
   std::shared_ptr<const models::TensorSource> base_;
-  std::map<std::string, std::shared_ptr<LoraLinear>> layers_;  // by the weight's name
+  std::map<std::string, AdaptedModule> modules_;  // by the weight's name
   mutable std::mutex mutex_;
   mutable std::map<std::string, Loss> losses_;
 };

@@ -51,14 +51,6 @@ bool is_all_linear(const LoraConfig& config) {
   return word == "all-linear";
 }
 
-/// What replaces `place` for the second key: "job.yaml:9:3: peft.target_modules" keeps its file.
-std::string place_of_exclusions(std::string place) {
-  const std::string key = "target_modules";
-  const auto found = place.rfind(key);
-  if (found == std::string::npos) return place + " (exclude_modules)";
-  return place.replace(found, key.size(), "exclude_modules");
-}
-
 void check_names(const std::vector<std::string>& names, const std::vector<std::string>& paths,
                  const std::string& head, const std::string& place) {
   for (const auto& name : names) {
@@ -88,12 +80,21 @@ std::string module_class(const std::string& path) {
   return dot == std::string::npos ? path : path.substr(dot + 1);
 }
 
+std::string place_of_key(std::string place, const std::string& key) {
+  const std::string targets = "target_modules";
+  const auto found = place.rfind(targets);
+  if (found == std::string::npos) return place + " (" + key + ')';
+  return place.replace(found, targets.size(), key);
+}
+
 std::vector<std::size_t> match_targets(const LoraConfig& config,
                                        const std::vector<std::string>& paths,
                                        const std::string& head, const std::string& place) {
   const bool all = is_all_linear(config);
   const auto& targets = config.target_modules;
-  Matches targeted = [&](const std::string& path) { return path != head; };
+  Matches targeted = [&](const std::string& path) {
+    return path != head && module_class(path) != "shared_expert_gate";  // of one output
+  };
   if (!all && config.target_is_pattern) {
     if (targets.size() != 1) refuse(place, "expected one regular expression or a list of names");
     targeted = whole_path(targets.front(), place);
@@ -103,7 +104,7 @@ std::vector<std::size_t> match_targets(const LoraConfig& config,
   }
   Matches excluded = any_name(config.exclude_modules);
   if (config.exclude_is_pattern && !config.exclude_modules.empty())
-    excluded = whole_path(config.exclude_modules.front(), place_of_exclusions(place));
+    excluded = whole_path(config.exclude_modules.front(), place_of_key(place, "exclude_modules"));
 
   std::vector<std::size_t> chosen;
   bool any_target = false;
@@ -122,7 +123,8 @@ std::vector<std::size_t> match_targets(const LoraConfig& config,
                                   : "the regular expression \"" + targets.front() +
                                         "\" matches no linear layer of the model" + example);
   }
-  if (chosen.empty()) refuse(place_of_exclusions(place), "excludes every targeted layer");
+  if (chosen.empty())
+    refuse(place_of_key(place, "exclude_modules"), "excludes every targeted layer");
   return chosen;
 }
 

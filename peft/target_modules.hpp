@@ -15,12 +15,16 @@ bool names_module(const std::string& name, const std::string& path);
 /// The last segment of a path: "q_proj".
 std::string module_class(const std::string& path);
 
+/// The place of another key of the same section: "job.yaml:9:3: peft.target_modules" keeps its
+/// file.
+std::string place_of_key(std::string place, const std::string& key);
+
 /// Positions in `paths` (the model's linear layers, `head` among them where it is one) that the
 /// configuration targets, in order. Rules of HF PEFT: exclusions first; a list by names_module();
 /// one string is a regular expression (ECMAScript) for the whole path; "all-linear", in any case of
-/// letters, is every layer but the head. Throws ConfigError naming `place` for an invalid
-/// expression, a name of the list that no layer has (with the nearest), the head as a target, and
-/// where nothing is left.
+/// letters, is every layer but the head and a shared expert's gate. Throws ConfigError naming
+/// `place` for an invalid expression, a name of the list that no layer has (with the nearest), the
+/// head as a target, and where nothing is left.
 std::vector<std::size_t> match_targets(const LoraConfig& config,
                                        const std::vector<std::string>& paths,
                                        const std::string& head, const std::string& place);

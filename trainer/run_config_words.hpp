@@ -14,6 +14,10 @@ inline constexpr std::initializer_list<const char*> kFormats{"messages", "prompt
 inline constexpr std::initializer_list<const char*> kOverLengths{"truncate", "drop", "raise"};
 inline constexpr std::initializer_list<const char*> kSchedules{"constant", "linear", "cosine",
                                                                "wsd"};
+inline constexpr std::initializer_list<const char*> kExpertLora{"per_expert", "shared",
+                                                                "shared_outer"};
+inline constexpr std::initializer_list<const char*> kMoeRanks{"same", "divide"};
+inline constexpr std::initializer_list<const char*> kMoeScales{"keep_s", "keep_alpha"};
 
 template <typename Enum>
 std::string word_of(Enum value, std::initializer_list<const char*> words) {

@@ -85,6 +85,9 @@ void write_peft(std::string& out, const peft::LoraConfig& lora,
   lines.word("init_lora_weights", init == peft::InitLora::Gaussian ? "gaussian"
                                   : init == peft::InitLora::Random ? "false"
                                                                    : "true");
+  lines.word("expert_lora", word_of(lora.expert_lora, kExpertLora))
+      .word("moe_rank", word_of(lora.moe_rank, kMoeRanks))
+      .word("moe_scale", word_of(lora.moe_scale, kMoeScales));
   if (!adapter_path.empty()) lines.text("adapter_path", adapter_path.string());
 }
 

@@ -16,6 +16,7 @@ struct ModelShape {
   std::string model_type;
   std::int64_t vocab_size, hidden_size, num_hidden_layers, num_key_value_heads, head_dim,
       max_position_embeddings;
+  std::int64_t num_experts = 0, num_experts_per_tok = 0;  // routed, of a layer; 0: none
 };
 
 /// A decoder-only transformer. Forward is a pure function of the batch and the parameters; the base

@@ -55,7 +55,10 @@ std::unique_ptr<CausalLM> make_moe_decoder(const DecoderConfig& config, const Mo
         std::make_unique<DecoderLayer>(std::make_unique<SelfAttention>(config.attention, i),
                                        std::move(block), hidden, config.rms_norm_eps, block_name));
   }
-  return make_decoder(config, std::move(layers));
+  auto with_experts = config;
+  with_experts.shape.num_experts = moe.router.num_experts;
+  with_experts.shape.num_experts_per_tok = moe.router.num_experts_per_tok;
+  return make_decoder(with_experts, std::move(layers));
 }
 
 }  // namespace tailor::models

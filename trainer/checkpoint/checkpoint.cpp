@@ -85,10 +85,8 @@ void verify(const fs::path& folder, const TrainState& state) {
 
 NamedTensors named_parameters(const peft::LoraAdapter& adapter) {
   NamedTensors out;
-  for (const auto& layer : adapter.layers()) {
-    out.emplace_back(layer->path() + ".lora_A.weight", layer->A());
-    out.emplace_back(layer->path() + ".lora_B.weight", layer->B());
-  }
+  for (auto& trainable : adapter.trainables())
+    out.emplace_back(std::move(trainable.name), std::move(trainable.value));
   return out;
 }
 

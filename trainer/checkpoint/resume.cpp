@@ -3,6 +3,8 @@
 #include <sstream>
 #include <type_traits>
 
+#include "trainer/run_config_words.hpp"
+
 namespace tailor::trainer {
 namespace {
 
@@ -98,6 +100,12 @@ void compare_peft(const peft::LoraConfig& a, const peft::LoraConfig& b, Comparis
   differs("peft.rank_pattern", a.rank_pattern, b.rank_pattern);
   differs("peft.alpha_pattern", a.alpha_pattern, b.alpha_pattern);
   differs("peft.init_lora_weights", a.init_lora_weights, b.init_lora_weights);
+  const auto compare = [&](const char* key, auto one, auto other, auto words) {
+    differs(key, word_of(one, words), word_of(other, words));
+  };
+  compare("peft.expert_lora", a.expert_lora, b.expert_lora, kExpertLora);
+  compare("peft.moe_rank", a.moe_rank, b.moe_rank, kMoeRanks);
+  compare("peft.moe_scale", a.moe_scale, b.moe_scale, kMoeScales);
 }
 
 void compare_train(const TrainConfig& a, const TrainConfig& b, Comparison& differs) {

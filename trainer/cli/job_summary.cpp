@@ -93,11 +93,21 @@ std::string describe_model(models::CausalLM& model, const models::Pretrained& pr
 std::string describe_adapter(const peft::LoraAdapter& adapter) {
   const auto& config = adapter.config();
   std::string classes;
-  for (const auto& [name, count] : adapter.counts())
+  std::int64_t num_layers = 0;
+  for (const auto& [name, count] : adapter.counts()) {
+    num_layers += count.layers;
     classes += (classes.empty() ? "" : ", ") + name + " " + std::to_string(count.layers);
+  }
   return "r " + std::to_string(config.r) + ", alpha " + fixed(config.lora_alpha, 0) + " in " +
-         std::to_string(adapter.layers().size()) + " layers (" + classes + "), " +
+         std::to_string(num_layers) + " layers (" + classes + "), " +
          with_commas(adapter.num_parameters()) + " parameters";
+}
+
+std::vector<std::string> adapter_warnings(const peft::LoraAdapter& adapter) {
+  if (!adapter.experts_left_out()) return {};
+  return {
+      "the adapter leaves out the model's routed experts, which are most of its parameters: "
+      "peft.target_modules names none of them"};
 }
 
 std::vector<std::string> describe_data(const JobData& data, const RunConfig& config) {

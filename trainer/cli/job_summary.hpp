@@ -40,6 +40,9 @@ std::int64_t num_parameters(models::CausalLM& model);
 std::string describe_model(models::CausalLM& model, const models::Pretrained& pretrained,
                            const Precision& precision);
 std::string describe_adapter(const peft::LoraAdapter& adapter);
+
+/// What is allowed and is rarely meant.
+std::vector<std::string> adapter_warnings(const peft::LoraAdapter& adapter);
 std::vector<std::string> describe_data(const JobData& data, const RunConfig& config);
 /// The first example with its supervised parts marked, cut to about `max_characters`.
 std::string sample_text(const JobData& data, const models::text::Tokenizer& tokenizer,

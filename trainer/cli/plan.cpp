@@ -67,6 +67,7 @@ void print(models::CausalLM& model, const peft::LoraAdapter& adapter, const JobD
   out << "adapter: " << describe_adapter(adapter) << '\n';
   for (const auto& [name, count] : adapter.counts())
     row(name, with_commas(count.parameters), "  in " + std::to_string(count.layers) + " layers");
+  for (const auto& warning : adapter_warnings(adapter)) out << "warning: " << warning << '\n';
   for (const auto& line : describe_data(data, config)) out << line << '\n';
   out << "memory: about " << as_bytes(memory.total()) << '\n';
   for (const auto& part : memory.parts) row(part.name, as_bytes(part.bytes), "");

@@ -81,11 +81,11 @@ bool is_finished(const RunDirectory& directory, const Checkpoint& checkpoint,
 /// files say: nothing that the user wrote is changed in silence.
 void start_from(const fs::path& path, peft::LoraAdapter& adapter) {
   const auto files = peft::read_adapter(path);
-  for (const auto& layer : adapter.layers()) {
-    const double saved = files.config.scale_of(layer->path());
-    if (files.factors.contains(peft::factor_key(layer->path(), 'A')) && saved != layer->scale())
-      throw ConfigError("peft.lora_alpha: " + layer->path() + " is scaled by " +
-                        std::to_string(layer->scale()) + " in the job (lora_alpha over r) and by " +
+  for (const auto& module : adapter.modules()) {
+    const double saved = files.config.scale_of(module.path);
+    if (files.factors.contains(peft::factor_key(module.path, 'A')) && saved != module.scale)
+      throw ConfigError("peft.lora_alpha: " + module.path + " is scaled by " +
+                        std::to_string(module.scale) + " in the job (lora_alpha over r) and by " +
                         std::to_string(saved) + " in " + path.string());
   }
   peft::load_factors(files, adapter);
@@ -164,7 +164,9 @@ class TrainCommand {
     {
       const auto shell = models::make_causal_lm(pretrained_.config_json, pretrained_.config_file);
       log_info("model: " + describe_model(*shell, pretrained_, precision_));
-      log_info("adapter: " + describe_adapter(*seat_new_adapter(*shell, config_)));
+      const auto adapter = seat_new_adapter(*shell, config_);
+      log_info("adapter: " + describe_adapter(*adapter));
+      for (const auto& warning : adapter_warnings(*adapter)) log_warn(warning);
     }
     data_ = load_job_data(config_, pretrained_);
     for (const auto& line : describe_data(data_, config_)) log_info(line);
