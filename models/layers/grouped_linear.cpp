@@ -4,6 +4,7 @@
 #include <c10/util/Exception.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "models/kernels/grouped_gemm.hpp"
@@ -14,21 +15,32 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-/// y_e = x_e W_e^T with every W_e frozen: keeps nothing but the handle of the weights.
+/// What a product keeps for its gradient: the handles of the layers' weights.
+using Siblings = std::vector<std::span<const kernels::Weight>>;
+
+/// y[i]_e = x_e W[i]_e^T with every W frozen; dx is added up in place.
 struct FrozenGroupedLinear : torch::autograd::Function<FrozenGroupedLinear> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_MI,
-                            std::span<const std::int64_t> row_offsets,
-                            std::span<const kernels::Weight> weights) {
-    ctx->saved_data["weights"] = reinterpret_cast<std::int64_t>(weights.data());
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x_MI,
+                               std::span<const std::int64_t> row_offsets,
+                               const Siblings& siblings) {
+    std::vector<std::int64_t> handles;
+    variable_list y;
+    for (const auto& weights : siblings) {
+      handles.push_back(reinterpret_cast<std::int64_t>(weights.data()));
+      y.push_back(kernels::grouped_forward(x_MI, row_offsets, weights));
+    }
+    ctx->saved_data["weights"] = handles;
     ctx->saved_data["offsets"] = std::vector<std::int64_t>(row_offsets.begin(), row_offsets.end());
-    return kernels::grouped_forward(x_MI, row_offsets, weights);
+    return y;
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
-    const auto* weights =
-        reinterpret_cast<const kernels::Weight*>(ctx->saved_data["weights"].toInt());
+    const auto handles = ctx->saved_data["weights"].toIntVector();
     const auto offsets = ctx->saved_data["offsets"].toIntVector();
     at::Tensor dx_MI;
-    kernels::grouped_backward_(dx_MI, dy[0].contiguous(), offsets, {weights, offsets.size() - 1});
+    for (std::size_t i = 0; i < dy.size(); ++i) {
+      const auto* weights = reinterpret_cast<const kernels::Weight*>(handles[i]);
+      kernels::grouped_backward_(dx_MI, dy[i].contiguous(), offsets, {weights, offsets.size() - 1});
+    }
     return {dx_MI, at::Tensor(), at::Tensor()};
   }
 };
@@ -70,7 +82,22 @@ GroupedDense::GroupedDense(std::string projection, std::int64_t in, std::int64_t
 at::Tensor GroupedDense::forward(const at::Tensor& x_MI,
                                  std::span<const std::int64_t> row_offsets) {
   if (!x_MI.requires_grad()) return kernels::grouped_forward(x_MI, row_offsets, weights_);
-  return FrozenGroupedLinear::apply(x_MI, row_offsets, std::span<const kernels::Weight>(weights_));
+  return FrozenGroupedLinear::apply(x_MI, row_offsets, Siblings{weights_})[0];
+}
+
+void GroupedDense::forward_siblings(const at::Tensor& x_MI,
+                                    std::span<const std::int64_t> row_offsets,
+                                    std::span<GroupedLinearBase* const> layers,
+                                    std::span<at::Tensor> y) {
+  const bool alike = std::all_of(layers.begin(), layers.end(), [](GroupedLinearBase* layer) {
+    return dynamic_cast<GroupedDense*>(layer) != nullptr;
+  });
+  if (!alike || !x_MI.requires_grad())
+    return GroupedLinearBase::forward_siblings(x_MI, row_offsets, layers, y);
+  Siblings siblings;
+  for (const auto* layer : layers) siblings.push_back(layer->weights());
+  const auto answers = FrozenGroupedLinear::apply(x_MI, row_offsets, siblings);
+  std::copy(answers.begin(), answers.end(), y.begin());
 }
 
 std::int64_t GroupedDense::in_features() const {

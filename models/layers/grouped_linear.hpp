@@ -73,6 +73,10 @@ class GroupedDense final : public GroupedLinearBase {
                const ExpertRange& experts, const Sharding& sharding = {});
 
   at::Tensor forward(const at::Tensor& x_MI, std::span<const std::int64_t> row_offsets) override;
+  /// Siblings of this kind add their gradients of x up in one place.
+  void forward_siblings(const at::Tensor& x_MI, std::span<const std::int64_t> row_offsets,
+                        std::span<GroupedLinearBase* const> layers,
+                        std::span<at::Tensor> y) override;
   std::span<const kernels::Weight> weights() const override { return weights_; }
   std::int64_t out_features() const override;
   std::int64_t in_features() const override;
