@@ -53,11 +53,11 @@ struct Mesh {
   MeshSizes sizes;
   MeshPlace place;
 
-  std::unique_ptr<Group> dp, tp, ep, pp;  // along one axis
-  std::unique_ptr<Group> data;          // dp x ep: all that see other data; rank dp * ep_size + ep
-  std::unique_ptr<Group> model;         // pp x tp: one replica's ranks, which see the same data
-  std::unique_ptr<Group> dp_shard;      // of data: divide the weights that all of them have
-  std::unique_ptr<Group> expert_shard;  // of dp_shard, with the same experts: divide these
+  std::shared_ptr<Group> dp, tp, ep, pp;  // along one axis
+  std::shared_ptr<Group> data;          // dp x ep: all that see other data; rank dp * ep_size + ep
+  std::shared_ptr<Group> model;         // pp x tp: one replica's ranks, which see the same data
+  std::shared_ptr<Group> dp_shard;      // of data: divide the weights that all of them have
+  std::shared_ptr<Group> expert_shard;  // of dp_shard, with the same experts: divide these
 };
 
 /// Collective over `world`, whose size is that of `sizes` (as from fit_mesh). Throws MeshError.

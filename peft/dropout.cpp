@@ -21,15 +21,19 @@ template <class T>
 void drop_rows(T* x, std::int64_t begin, std::int64_t end, std::int64_t in,
                const Dropout& dropout) {
   const auto threshold = static_cast<std::uint32_t>(std::lround(std::ldexp(dropout.p, 16)));
-  const std::int64_t num_blocks = (in + kBlock - 1) / kBlock;
+  const std::int64_t all = dropout.num_features > 0 ? dropout.num_features : in;
+  const std::int64_t num_blocks = (all + kBlock - 1) / kBlock;
+  const std::int64_t first_block = dropout.first_feature / kBlock;
+  const std::int64_t end_block = (dropout.first_feature + in + kBlock - 1) / kBlock;
   for (std::int64_t token = begin; token < end; ++token) {
     const auto first = static_cast<std::uint64_t>((dropout.first_token + token) * num_blocks);
-    for (std::int64_t block = 0; block < num_blocks; ++block) {
+    for (std::int64_t block = first_block; block < end_block; ++block) {
       const auto words = models::kernels::random_words(dropout.seed, dropout.stream,
                                                        first + static_cast<std::uint64_t>(block));
-      T* const features = x + token * in + kBlock * block;
-      const auto width = std::min(kBlock, in - kBlock * block);
-      for (std::int64_t i = 0; i < width; ++i) {
+      const auto before = kBlock * block - dropout.first_feature;  // negative in a first, cut block
+      T* const features = x + token * in + before;
+      const auto width = std::min(kBlock, in - before);
+      for (std::int64_t i = std::max<std::int64_t>(0, -before); i < width; ++i) {
         const auto number =
             words[static_cast<std::size_t>(i / 2)] >> (i % 2 == 0 ? 0 : 16) & 0xFFFF;
         features[i] = number < threshold ? T(0) : features[i];

@@ -14,6 +14,8 @@ struct Dropout {
   std::uint64_t seed = 0;
   std::uint64_t stream = 0;      // one for every step and layer
   std::int64_t first_token = 0;  // number of row 0 within the step
+  /// Where x holds a part of a layer's features: number of its first among all of them. 0: all.
+  std::int64_t first_feature = 0, num_features = 0;
 };
 
 /// Zeroes what is dropped in x (T, I), contiguous, float32, float64 or bfloat16. What stays is not

@@ -50,13 +50,18 @@ LoraLinear::LoraLinear(std::shared_ptr<models::LinearBase> inner, std::string pa
 
 LoraOperands LoraLinear::operands() const {
   std::optional<Dropout> dropout;
+  const auto cut = sharding();
+  const bool columns = cut.dim == models::Sharding::Dim::In;
+  const auto part = columns ? cut.index : 0, part_count = columns ? cut.count : 1;
   if (const auto* state = *dropout_; state != nullptr && dropout_p_ > 0.0)
     dropout = Dropout{
         .p = dropout_p_,
         .seed = state->seed,
         .stream = models::kernels::stream_of("dropout", {static_cast<std::uint64_t>(state->step),
                                                          static_cast<std::uint64_t>(index_)}),
-        .first_token = state->first_token};
+        .first_token = state->first_token,
+        .first_feature = part * in_features(),
+        .num_features = part_count * in_features()};
   return {.weight = &weight(),
           .bias_O = bias(),
           .A_RI = A_,

@@ -14,7 +14,7 @@ namespace fs = std::filesystem;
 using configs::Document;
 using configs::Section;
 
-constexpr auto kOnlySft = "this build trains by supervised fine-tuning (task: sft) on one rank";
+constexpr auto kOnlySft = "this build trains by supervised fine-tuning (task: sft)";
 
 std::string read_task(Section& root) {
   const bool grpo = root.is_text("task") && root.text("task") == "grpo";
@@ -25,18 +25,6 @@ std::string read_task(Section& root) {
     root.ignore(key);
   }
   return task;
-}
-
-void read_parallel(Section section) {
-  bool told = false;
-  for (const auto* key : {"tensor_parallel_size", "expert_parallel_size", "context_parallel_size",
-                          "pipeline_parallel_size", "dp_shard_size"}) {
-    const auto size = section.positive(key, 1);
-    if (size == 1 || told) continue;
-    section.report(key, "expected 1, found " + std::to_string(size) + ": " + kOnlySft);
-    told = true;
-  }
-  section.finish();
 }
 
 void read_peft(Section section, const PathBase& base, RunConfig& config) {
@@ -71,7 +59,7 @@ RunConfig read(const Document& document, const PathBase& base) {
   read_peft(root.section("peft"), base, config);
   config.data = read_data(root.section("data"), base);
   config.train = read_train(root.section("train"), config.notes);
-  read_parallel(root.section("parallel"));
+  config.parallel = read_parallel(root.section("parallel"));
   config.output = read_output(root.section("output"), base);
   root.finish();
   return config;

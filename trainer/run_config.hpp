@@ -69,6 +69,13 @@ struct OutputConfig {
   bool resume = true;  // resume_from_checkpoint: latest, or false to refuse a used dir
 };
 
+/// How a job is spread over its ranks; what is left of the world is data parallel.
+struct ParallelConfig {
+  std::int64_t tensor_parallel_size = 1, expert_parallel_size = 1, pipeline_parallel_size = 1;
+  std::int64_t dp_shard_size = 1;  // ranks of different data that hold a part of the base each
+  std::string place;               // "job.yaml:31:3: parallel", for errors about ranks
+};
+
 /// A whole job file, checked. Paths are absolute.
 struct RunConfig {
   std::string task;  // sft
@@ -77,6 +84,7 @@ struct RunConfig {
   std::filesystem::path adapter_path;    // start from this adapter; empty: from the initialiser
   DataConfig data;
   TrainConfig train;
+  ParallelConfig parallel;
   OutputConfig output;
   /// "job.yaml:9:20: peft.target_modules", for a target without a match.
   std::string target_modules_place;

@@ -166,6 +166,32 @@ TrainConfig read_train(Section section, std::vector<std::string>& notes) {
   return config;
 }
 
+ParallelConfig read_parallel(Section section) {
+  constexpr std::int64_t kMaxRanks = 1 << 20;
+  section.redirect("tp", "tensor_parallel_size");
+  section.redirect("ep", "expert_parallel_size");
+  section.redirect("pp", "pipeline_parallel_size");
+  section.redirect("data_parallel_shard_size", "dp_shard_size");
+  for (const auto* word : {"dp", "data_parallel_size", "dp_replicate_size"}) {
+    if (section.has(word))
+      section.reject(word, "leave it out: the ranks that the other sizes leave are data parallel");
+  }
+  ParallelConfig config;
+  const auto size = [&](const char* key) { return section.integer(key, 1, 1, kMaxRanks); };
+  config.place = section.place();
+  config.tensor_parallel_size = size("tensor_parallel_size");
+  config.expert_parallel_size = size("expert_parallel_size");
+  config.pipeline_parallel_size = size("pipeline_parallel_size");
+  config.dp_shard_size = size("dp_shard_size");
+  for (const auto* key : {"pipeline_parallel_size", "dp_shard_size"}) {
+    if (section.integer(key, 1, 1, kMaxRanks) != 1)
+      section.report(key, "expected 1: this build spreads a job by tensor_parallel_size, "
+                          "expert_parallel_size and data parallel ranks");
+  }
+  section.finish();
+  return config;
+}
+
 OutputConfig read_output(Section section, const PathBase& base) {
   section.redirect("output_dir", "dir");
   section.redirect("path", "dir");

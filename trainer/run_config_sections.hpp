@@ -10,6 +10,7 @@ namespace tailor::trainer {
 ModelConfig read_model(configs::Section section, const PathBase& base);
 DataConfig read_data(configs::Section section, const PathBase& base);
 TrainConfig read_train(configs::Section section, std::vector<std::string>& notes);
+ParallelConfig read_parallel(configs::Section section);
 OutputConfig read_output(configs::Section section, const PathBase& base);
 
 }  // namespace tailor::trainer

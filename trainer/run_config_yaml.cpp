@@ -143,6 +143,12 @@ std::string to_yaml(const RunConfig& config) {
       .word("over_length", word_of(data.over_length, kOverLengths))
       .flag("shuffle", data.shuffle);
   write_train(out, config.train);
+  const auto& parallel = config.parallel;
+  Lines(out, "parallel")
+      .integer("tensor_parallel_size", parallel.tensor_parallel_size)
+      .integer("expert_parallel_size", parallel.expert_parallel_size)
+      .integer("pipeline_parallel_size", parallel.pipeline_parallel_size)
+      .integer("dp_shard_size", parallel.dp_shard_size);
   const auto& output = config.output;
   Lines(out, "output")
       .text("dir", output.dir.string())

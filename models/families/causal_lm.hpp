@@ -11,6 +11,8 @@
 
 namespace tailor::models {
 
+class Decoder;
+
 /// What callers need to know of any family's dimensions.
 struct ModelShape {
   std::string model_type;
@@ -29,6 +31,9 @@ class CausalLM : public Module {
   /// logits = lm_head()(hidden); tied to the embedding where the configuration says so.
   virtual const LinearSlot& lm_head() const = 0;
   virtual kernels::Arithmetic arithmetic() const = 0;
+  /// Embedding, layers and final norm, for the passes that spread a model over ranks; null for a
+  /// model that has no such parts.
+  virtual Decoder* decoder() { return nullptr; }
   /// Called once, when every parameter holds its tensor.
   virtual void finish_loading(kernels::Arithmetic arithmetic) = 0;
 };
@@ -42,7 +47,8 @@ std::unique_ptr<CausalLM> make_causal_lm(const std::string& config_json, const s
 std::unique_ptr<CausalLM> load_causal_lm(const Pretrained& pretrained, at::ScalarType dtype,
                                          kernels::Arithmetic arithmetic);
 
-/// Reads every parameter of a model that is made, and was perhaps cut into parts, but is not loaded.
+/// Reads every parameter of a model that is made, and was perhaps cut into parts, but is not
+/// loaded.
 void load_parameters(CausalLM& model, const Pretrained& pretrained, at::ScalarType dtype,
                      kernels::Arithmetic arithmetic);
 

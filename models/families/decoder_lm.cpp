@@ -25,6 +25,7 @@ class DecoderLM final : public CausalLM {
   }
   const LinearSlot& lm_head() const override { return lm_head_; }
   kernels::Arithmetic arithmetic() const override { return arithmetic_; }
+  Decoder* decoder() override { return &model_; }
 
   void finish_loading(kernels::Arithmetic arithmetic) override {
     arithmetic_ = arithmetic;
@@ -37,7 +38,8 @@ class DecoderLM final : public CausalLM {
  private:
   ModelShape shape_;
   Decoder model_;
-  LinearSlot lm_head_;  // not a child where tied: the checkpoint has no such key
+  LinearSlot lm_head_{
+      nullptr, Cut{Sharding::Dim::Out}};  // not a child where tied: the checkpoint has no such key
   bool untied_ = false;
   kernels::Arithmetic arithmetic_ = kernels::Arithmetic::Float32;
 };

@@ -23,9 +23,15 @@ DecoderLayer::Stream DecoderLayer::forward(const Stream& stream,
   auto [x_TD, y_TD] = stream.delta_TD.defined()
                           ? input_layernorm_.add_and_norm(stream.x_TD, stream.delta_TD)
                           : std::pair(stream.x_TD, input_layernorm_.forward(stream.x_TD));
-  const auto attended_TD = self_attn_->forward(y_TD, context);
+  const auto enter = [&](const at::Tensor& x) {
+    return region_ ? region_->enter(x, context.scattered) : x;
+  };
+  const auto leave = [&](const at::Tensor& x) {
+    return region_ ? region_->leave(x, context.scattered) : x;
+  };
+  const auto attended_TD = leave(self_attn_->forward(enter(y_TD), context));
   auto [sum_TD, z_TD] = post_attention_layernorm_.add_and_norm(x_TD, attended_TD);
-  return {sum_TD, mlp_->forward(z_TD, context)};
+  return {sum_TD, leave(mlp_->forward(enter(z_TD), context))};
 }
 
 void DecoderLayer::finish_loading(kernels::Arithmetic arithmetic) {
@@ -48,12 +54,23 @@ Decoder::Decoder(std::int64_t vocab_size, std::int64_t hidden_size, double rms_n
 }
 
 at::Tensor Decoder::forward(const Batch& batch, kernels::Arithmetic arithmetic) const {
-  const LayerContext context{batch, rope_angles(batch.positions_T, frequency_F_)};
-  DecoderLayer::Stream stream{
-      embed_tokens_.forward(batch.ids_T, kernels::activation_dtype(arithmetic)), {}};
+  // Decoding keeps its few tokens together, whatever their number.
+  const bool scattered =
+      region_ && batch.cache == nullptr && batch.num_tokens() % region_->size() == 0;
+  const LayerContext context{batch, rope_angles(batch.positions_T, frequency_F_), scattered};
+  auto x_TD = embed_tokens_.forward(batch.ids_T, kernels::activation_dtype(arithmetic));
+  if (region_) x_TD = region_->leave(x_TD, scattered);
+  DecoderLayer::Stream stream{x_TD, {}};
   for (const auto& layer : layers_) stream = layer->forward(stream, context);
-  if (!stream.delta_TD.defined()) return norm_.forward(stream.x_TD);
-  return norm_.add_and_norm(stream.x_TD, stream.delta_TD).second;
+  const auto out_TD = stream.delta_TD.defined()
+                          ? norm_.add_and_norm(stream.x_TD, stream.delta_TD).second
+                          : norm_.forward(stream.x_TD);
+  return region_ ? region_->enter(out_TD, scattered) : out_TD;
+}
+
+void Decoder::set_region(const std::shared_ptr<Region>& region) {
+  region_ = region;
+  for (const auto& layer : layers_) layer->set_region(region);
 }
 
 void Decoder::finish_loading(kernels::Arithmetic arithmetic) {

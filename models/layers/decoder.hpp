@@ -3,12 +3,14 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "models/layers/embedding.hpp"
 #include "models/layers/mlp.hpp"
 #include "models/layers/norm.hpp"
+#include "models/layers/region.hpp"
 #include "models/layers/self_attention.hpp"
 
 namespace tailor::models {
@@ -27,9 +29,14 @@ class DecoderLayer final : public Module {
   Stream forward(const Stream& stream, const LayerContext& context) const;
   void finish_loading(kernels::Arithmetic arithmetic);
 
+  FeedForward& feed_forward() { return *mlp_; }
+  /// Both blocks are computed by several ranks together.
+  void set_region(std::shared_ptr<Region> region) { region_ = std::move(region); }
+
  private:
   std::unique_ptr<AttentionBlock> self_attn_;
   std::unique_ptr<FeedForward> mlp_;
+  std::shared_ptr<Region> region_;  // none: this rank alone
   RmsNorm input_layernorm_, post_attention_layernorm_;
 };
 
@@ -41,6 +48,12 @@ class Decoder final : public Module {
 
   at::Tensor forward(const Batch& batch, kernels::Arithmetic arithmetic) const;  // (T, D)
   const Embedding& embed_tokens() const { return embed_tokens_; }
+  Embedding& embed_tokens() { return embed_tokens_; }
+  std::span<const std::unique_ptr<DecoderLayer>> layers() const { return layers_; }
+
+  /// Layers, embedding and head are computed by several ranks together; the embedding is sharded by
+  /// its vocabulary. forward() answers all tokens, for a head that holds a part of the vocabulary.
+  void set_region(const std::shared_ptr<Region>& region);
   void finish_loading(kernels::Arithmetic arithmetic);
 
  private:
@@ -48,6 +61,7 @@ class Decoder final : public Module {
   std::vector<std::unique_ptr<DecoderLayer>> layers_;
   RmsNorm norm_;
   at::Tensor frequency_F_;
+  std::shared_ptr<Region> region_;
 };
 
 }  // namespace tailor::models

@@ -10,6 +10,7 @@ namespace tailor::models {
 struct LayerContext {
   const Batch& batch;
   RopeAngles angles;
+  bool scattered = false;  // between blocks this rank holds its share of the tokens: see Region
 };
 
 }  // namespace tailor::models

@@ -38,11 +38,13 @@ class LinearSlot final : public Module {
  public:
   using Wrap = std::function<std::shared_ptr<LinearBase>(std::shared_ptr<LinearBase>)>;
 
-  explicit LinearSlot(std::shared_ptr<LinearBase> layer) : layer_(std::move(layer)) {}
+  explicit LinearSlot(std::shared_ptr<LinearBase> layer, Cut cut = {})
+      : layer_(std::move(layer)), cut_(cut) {}
   LinearSlot() = default;  // to be filled by rewrap()
 
   at::Tensor operator()(const at::Tensor& x) const { return layer_->forward(x); }
   LinearBase& layer() const { return *layer_; }
+  const Cut& cut() const { return cut_; }
 
   /// Seats wrap(current).
   void rewrap(const Wrap& wrap) { layer_ = wrap(layer_); }
@@ -51,6 +53,7 @@ class LinearSlot final : public Module {
   void walk(const std::string& path, const Visit& visit) override;
 
   std::shared_ptr<LinearBase> layer_;
+  Cut cut_;
 };
 
 /// q_proj(x), k_proj(x), v_proj(x) in one call, so that adapted layers read x once.

@@ -27,9 +27,9 @@ struct SwiGlu : torch::autograd::Function<SwiGlu> {
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) { return SwiGlu::apply(gate, up); }
 
 SwiGluMlp::SwiGluMlp(std::int64_t hidden_size, std::int64_t intermediate_size, bool bias)
-    : gate_proj_(dense(hidden_size, intermediate_size, bias)),
-      up_proj_(dense(hidden_size, intermediate_size, bias)),
-      down_proj_(dense(intermediate_size, hidden_size, bias)) {
+    : gate_proj_(dense(hidden_size, intermediate_size, bias), {Sharding::Dim::Out}),
+      up_proj_(dense(hidden_size, intermediate_size, bias), {Sharding::Dim::Out}),
+      down_proj_(dense(intermediate_size, hidden_size, bias), {Sharding::Dim::In}) {
   add_child("gate_proj", gate_proj_);
   add_child("up_proj", up_proj_);
   add_child("down_proj", down_proj_);

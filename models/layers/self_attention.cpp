@@ -3,15 +3,27 @@
 #include "models/layers/self_attention.hpp"
 
 namespace tailor::models {
+namespace {
+
+/// Rows of q or k that must stay together: a head, or all of them under a norm over all heads.
+std::int64_t cut_unit(const SelfAttentionConfig& c, std::int64_t heads) {
+  return c.qk_norm_over_heads ? heads * c.head_dim : c.head_dim;
+}
+
+}  // namespace
 
 SelfAttention::SelfAttention(const SelfAttentionConfig& c, std::int64_t layer)
     : head_dim_(c.head_dim),
       layer_(layer),
       norm_over_heads_(c.qk_norm_over_heads),
-      q_proj_(dense(c.hidden_size, c.num_attention_heads * c.head_dim, c.qkv_bias)),
-      k_proj_(dense(c.hidden_size, c.num_key_value_heads * c.head_dim, c.qkv_bias)),
-      v_proj_(dense(c.hidden_size, c.num_key_value_heads * c.head_dim, c.qkv_bias)),
-      o_proj_(dense(c.num_attention_heads * c.head_dim, c.hidden_size, c.output_bias)) {
+      q_proj_(dense(c.hidden_size, c.num_attention_heads * c.head_dim, c.qkv_bias),
+              {Sharding::Dim::Out, cut_unit(c, c.num_attention_heads)}),
+      k_proj_(dense(c.hidden_size, c.num_key_value_heads * c.head_dim, c.qkv_bias),
+              {Sharding::Dim::Out, cut_unit(c, c.num_key_value_heads)}),
+      v_proj_(dense(c.hidden_size, c.num_key_value_heads * c.head_dim, c.qkv_bias),
+              {Sharding::Dim::Out, c.head_dim}),
+      o_proj_(dense(c.num_attention_heads * c.head_dim, c.hidden_size, c.output_bias),
+              {Sharding::Dim::In, c.head_dim}) {
   add_child("q_proj", q_proj_);
   add_child("k_proj", k_proj_);
   add_child("v_proj", v_proj_);

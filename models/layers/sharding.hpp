@@ -13,6 +13,13 @@ struct Sharding {
   bool operator==(const Sharding&) const = default;
 };
 
+/// How a layer is cut where ranks compute its block together: along `dim`, in multiples of `unit`
+/// rows or columns (a head), so that the parts' answers are the block's, or add up to it.
+struct Cut {
+  Sharding::Dim dim = Sharding::Dim::None;
+  std::int64_t unit = 1;
+};
+
 /// The part of a checkpoint's tensor that a rank holds: `length` of dimension `dim` from `begin`.
 struct Slice {
   std::int64_t dim = 0, begin = 0, length = 0;

@@ -1,5 +1,7 @@
 #include "trainer/sft/optimizer.hpp"
 
+#include "trainer/parallel/l2_norm.hpp"
+
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/allclose.h>

@@ -11,6 +11,7 @@
 #include <catch2/catch.hpp>
 #include <limits>
 
+#include "trainer/parallel/l2_norm.hpp"
 #include "trainer/sft/loop.hpp"
 #include "trainer/sft/numeric_error.hpp"
 
@@ -18,6 +19,22 @@ namespace tailor::trainer {
 namespace {
 
 constexpr std::int64_t kVocabulary = 11;
+
+/// A job on one rank whose flat tensors have `num_elements` elements.
+class OneRank {
+ public:
+  explicit OneRank(std::int64_t num_elements)
+      : world_(distributed::make_single_group()),
+        mesh_(distributed::make_mesh(*world_, {})),
+        sync(mesh_, std::vector<GradientSync::Segment>{{{}, num_elements}}) {}
+
+ private:
+  std::unique_ptr<distributed::Group> world_;
+  distributed::Mesh mesh_;
+
+ public:
+  GradientSync sync;
+};
 
 /// A model of one table: the logits of a token are the row of its id.
 class Table {
@@ -39,8 +56,8 @@ class Table {
     };
   }
   StepReport step(const std::vector<const Example*>& documents, double max_grad_norm = 0.0) {
-    const auto group = distributed::make_single_group();
-    return sft_step(loss(), trainable, optimizer, documents, *group,
+    const OneRank rank(trainable.values().numel());
+    return sft_step(loss(), trainable, optimizer, documents, rank.sync,
                     {.step = 7,
                      .learning_rate = 0.1,
                      .max_grad_norm = max_grad_norm,
@@ -171,9 +188,9 @@ TEST_CASE("a gradient that overflows stops although the loss is finite") {
     part.loss = part.loss * 1e38 * 1e38;  // backward multiplies beyond float32
     return part;
   };
-  const auto group = distributed::make_single_group();
+  const OneRank rank(table.trainable.values().numel());
   CHECK_THROWS_WITH(sft_step(overflowing, table.trainable, table.optimizer, pointers(examples),
-                             *group, {.step = 7, .learning_rate = 0.1}),
+                             rank.sync, {.step = 7, .learning_rate = 0.1}),
                     Catch::Contains("the gradient norm is"));
 }
 

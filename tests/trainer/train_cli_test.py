@@ -185,9 +185,14 @@ def bad_numbers_end_with_code_3(make):
     expect("step" in error and ("nan" in error or "inf" in error), error)
 
 
-def several_ranks_are_refused(make):
-    _, error = make().finish(code=2, env=os.environ | {"OMPI_COMM_WORLD_SIZE": "2"})
-    expect("one rank" in error, error)
+def tasks_that_do_not_know_their_rank_are_refused(make):
+    _, error = make().finish(code=2, env=os.environ | {"SLURM_STEP_NUM_TASKS": "2"})
+    expect("srun started 2 tasks" in error and "--mpi=pmix" in error, error)
+
+
+def sizes_that_do_not_fit_the_ranks_are_refused(make):
+    _, error = make().finish("--set", "parallel.tensor_parallel_size=2", code=2)
+    expect("parallel.tensor_parallel_size: 2 does not divide the 1 rank" in error, error)
 
 
 def a_target_that_matches_nothing_is_named_with_its_place(make):
@@ -254,7 +259,8 @@ TESTS = [
     a_damaged_checkpoint_is_named_and_the_one_before_it_is_used,
     a_full_disk_is_a_clear_error_and_costs_nothing_that_was_saved,
     bad_numbers_end_with_code_3,
-    several_ranks_are_refused,
+    tasks_that_do_not_know_their_rank_are_refused,
+    sizes_that_do_not_fit_the_ranks_are_refused,
     a_target_that_matches_nothing_is_named_with_its_place,
     plan_shows_the_job_and_estimates_its_memory,
     the_saved_configuration_is_a_job_of_its_own,

@@ -99,12 +99,22 @@ CheckpointFolder::CheckpointFolder(fs::path directory, std::optional<std::int64_
 
 fs::path CheckpointFolder::save(const TrainState& state, const peft::LoraAdapter& adapter,
                                 const std::string& base_model) const {
+  return save(state,
+              [&](const fs::path& folder) { peft::write_adapter(adapter, base_model, folder); });
+}
+
+fs::path CheckpointFolder::save(const TrainState& state, const peft::AdapterFiles& adapter) const {
+  return save(state, [&](const fs::path& folder) { peft::write_adapter(adapter, folder); });
+}
+
+fs::path CheckpointFolder::save(const TrainState& state,
+                                const std::function<void(const fs::path&)>& write_adapter) const {
   const auto name = folder_name(state.step);
   const auto temporary = directory_ / (kTemporary + name);
   const auto target = directory_ / name;
   try {
     fs::create_directories(temporary);
-    peft::write_adapter(adapter, base_model, temporary);
+    write_adapter(temporary);
     write_moments(state, temporary / kOptimizer);
     models::write_durable_file(temporary / kState, state_json(state, temporary));
     verify(temporary, state);
@@ -134,17 +144,22 @@ void CheckpointFolder::remove_beyond_limit(std::int64_t newest_step) const {
   for (std::size_t i = 0; i + keep < all.size(); ++i) fs::remove_all(all[i], ignored);
 }
 
-std::vector<fs::path> CheckpointFolder::list() const {
+std::vector<fs::path> CheckpointFolder::list(const fs::path& directory) {
   std::vector<fs::path> out;
-  if (!fs::exists(directory_)) return out;
-  for (const auto& entry : fs::directory_iterator(directory_))
+  if (!fs::exists(directory)) return out;
+  for (const auto& entry : fs::directory_iterator(directory))
     if (entry.is_directory() && step_of(entry.path()) >= 0) out.push_back(entry.path());
   std::ranges::sort(out, {}, step_of);
   return out;
 }
 
 std::optional<Checkpoint> CheckpointFolder::newest(std::vector<std::string>& warnings) const {
-  const auto all = list();
+  return newest(directory_, warnings);
+}
+
+std::optional<Checkpoint> CheckpointFolder::newest(const fs::path& directory,
+                                                   std::vector<std::string>& warnings) {
+  const auto all = list(directory);
   for (auto folder = all.rbegin(); folder != all.rend(); ++folder) {
     const auto leave_out = [&](const std::exception& error) {
       warnings.push_back("checkpoint " + folder->filename().string() +
@@ -160,7 +175,7 @@ std::optional<Checkpoint> CheckpointFolder::newest(std::vector<std::string>& war
     }
   }
   if (all.empty()) return std::nullopt;
-  throw FileError(directory_.string() + ": none of its " + std::to_string(all.size()) +
+  throw FileError(directory.string() + ": none of its " + std::to_string(all.size()) +
                   " checkpoints is whole; remove the folder to start anew. " + warnings.back());
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -34,15 +35,24 @@ class CheckpointFolder {
   /// the new one stays.
   std::filesystem::path save(const TrainState& state, const peft::LoraAdapter& adapter,
                              const std::string& base_model) const;
+  /// The same of an adapter that was gathered from ranks.
+  std::filesystem::path save(const TrainState& state, const peft::AdapterFiles& adapter) const;
 
   /// The newest checkpoint that is whole. Each damaged one before it adds a line to `warnings`.
   /// Throws FileError where there are checkpoints and none is whole, and std::system_error or
   /// std::bad_alloc where the disk or memory fails: an older one is not taken for that.
   std::optional<Checkpoint> newest(std::vector<std::string>& warnings) const;
+  /// The same without the lock: nothing is removed.
+  static std::optional<Checkpoint> newest(const std::filesystem::path& directory,
+                                          std::vector<std::string>& warnings);
 
-  std::vector<std::filesystem::path> list() const;  // oldest first
+  std::vector<std::filesystem::path> list() const { return list(directory_); }  // oldest first
 
  private:
+  std::filesystem::path save(
+      const TrainState& state,
+      const std::function<void(const std::filesystem::path&)>& write_adapter) const;
+  static std::vector<std::filesystem::path> list(const std::filesystem::path& directory);
   void remove_beyond_limit(std::int64_t newest_step) const;
 
   std::filesystem::path directory_;

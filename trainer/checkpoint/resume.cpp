@@ -115,10 +115,6 @@ void compare_train(const TrainConfig& a, const TrainConfig& b, Comparison& diffe
   differs("train.warmup_ratio", a.warmup_ratio, b.warmup_ratio);
   differs("train.decay_ratio", a.decay_ratio, b.decay_ratio);
   differs("train.min_lr_ratio", a.min_lr_ratio, b.min_lr_ratio);
-  // Only their product matters: a step is cut into micro-batches by tokens.
-  differs("train.per_device_train_batch_size x gradient_accumulation_steps",
-          a.per_device_train_batch_size * a.gradient_accumulation_steps,
-          b.per_device_train_batch_size * b.gradient_accumulation_steps);
   differs("train.max_grad_norm", a.max_grad_norm, b.max_grad_norm);
   differs("train.weight_decay", a.weight_decay, b.weight_decay);
   differs("train.adam_beta1", a.adam_beta1, b.adam_beta1);
@@ -155,6 +151,18 @@ ResumeDifferences compare_configs(const RunConfig& begun, const RunConfig& now) 
   noted("train.max_steps", begun.train.max_steps, now.train.max_steps);
   noted("train.num_train_epochs", begun.train.num_train_epochs, now.train.num_train_epochs);
   noted("train.threads", begun.train.threads, now.train.threads);
+  // A fingerprint holds the rows of a step over all ranks, which is what matters.
+  noted("train.per_device_train_batch_size", begun.train.per_device_train_batch_size,
+        now.train.per_device_train_batch_size);
+  noted("train.gradient_accumulation_steps", begun.train.gradient_accumulation_steps,
+        now.train.gradient_accumulation_steps);
+  noted("parallel.tensor_parallel_size", begun.parallel.tensor_parallel_size,
+        now.parallel.tensor_parallel_size);
+  noted("parallel.expert_parallel_size", begun.parallel.expert_parallel_size,
+        now.parallel.expert_parallel_size);
+  noted("parallel.pipeline_parallel_size", begun.parallel.pipeline_parallel_size,
+        now.parallel.pipeline_parallel_size);
+  noted("parallel.dp_shard_size", begun.parallel.dp_shard_size, now.parallel.dp_shard_size);
   noted("train.max_loss", begun.train.max_loss, now.train.max_loss);
   noted("output.eval_steps", begun.output.eval_steps, now.output.eval_steps);
   noted("output.logging_steps", begun.output.logging_steps, now.output.logging_steps);

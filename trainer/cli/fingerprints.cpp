@@ -40,11 +40,15 @@ std::string of_data(const Dataset& dataset) {
 
 std::map<std::string, std::string> fingerprints(const models::Pretrained& pretrained,
                                                 const Dataset& train, const Dataset& eval,
-                                                const Precision& precision) {
+                                                const Precision& precision,
+                                                std::int64_t rows_in_step,
+                                                const std::string& layout) {
   return {{kModelFingerprint, of_model(pretrained)},
           {kDataFingerprint, of_data(train)},
           {"eval data", of_data(eval)},
-          {"precision", precision.describe()}};
+          {"precision", precision.describe()},
+          {kStepFingerprint, std::to_string(rows_in_step) + " rows"},
+          {kLayoutFingerprint, layout}};
 }
 
 }  // namespace tailor::trainer::cli

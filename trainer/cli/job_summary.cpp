@@ -25,7 +25,8 @@ std::string class_of(const std::string& parameter) {
 
 }  // namespace
 
-JobData load_job_data(const RunConfig& config, const models::Pretrained& pretrained) {
+JobData load_job_data(const RunConfig& config, const models::Pretrained& pretrained,
+                      std::int64_t data_ranks) {
   auto files = config.data.train;
   files.insert(files.end(), config.data.eval.begin(), config.data.eval.end());
   const auto how = tokenization(pretrained, files, config.data);
@@ -34,9 +35,9 @@ JobData load_job_data(const RunConfig& config, const models::Pretrained& pretrai
   if (!config.data.eval.empty()) out.eval = load_dataset(config.data.eval, config.data, how);
   RowSource source(out.train, config.data, config.train.seed);
   out.rows_in_epoch = source.rows_in_epoch();
-  out.rows_in_step =
-      config.train.per_device_train_batch_size * config.train.gradient_accumulation_steps;
-  out.total_steps = total_steps(config.train, out.rows_in_epoch, /*num_ranks=*/1);
+  out.rows_in_step = config.train.per_device_train_batch_size *
+                     config.train.gradient_accumulation_steps * data_ranks;
+  out.total_steps = total_steps(config.train, out.rows_in_epoch, static_cast<int>(data_ranks));
   out.filled = static_cast<double>(out.train.num_tokens) /
                static_cast<double>(out.rows_in_epoch * config.data.max_length);
   return out;

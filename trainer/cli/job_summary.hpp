@@ -18,7 +18,8 @@ struct JobData {
   std::int64_t rows_in_epoch = 0, total_steps = 0, rows_in_step = 0;
   double filled = 0.0;  // packing: share of max_length that the mean row holds
 };
-JobData load_job_data(const RunConfig& config, const models::Pretrained& pretrained);
+JobData load_job_data(const RunConfig& config, const models::Pretrained& pretrained,
+                      std::int64_t data_ranks = 1);
 
 /// The configured adapter in a model, loaded or not; factors from the seed. Throws ConfigError with
 /// the place of peft.target_modules where a target matches nothing.

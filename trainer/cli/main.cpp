@@ -10,6 +10,7 @@
 #include "configs/reader.hpp"
 #include "trainer/cli/commands.hpp"
 #include "trainer/cli/errors.hpp"
+#include "trainer/cli/ranks.hpp"
 
 namespace {
 
@@ -82,9 +83,13 @@ int main(int argc, char** argv) {
   }
   try {
     return action();
+  } catch (const cli::Silent& silent) {
+    cli::wait_to_be_ended();  // by the rank that prints the error
+    return silent.exit_code;
   } catch (...) {
     const auto failure = cli::explain(std::current_exception());
     std::cerr << "error: " << failure.text << '\n';
+    cli::end_all_ranks(failure.code);
     return failure.code;
   }
 }

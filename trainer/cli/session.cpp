@@ -50,8 +50,15 @@ Precision choose_precision(const ModelConfig& config) {
 
 std::unique_ptr<models::CausalLM> load_weights(const models::Pretrained& pretrained,
                                                const Precision& precision) {
+  auto model = models::make_causal_lm(pretrained.config_json, pretrained.config_file);
+  load_weights_into(*model, pretrained, precision);
+  return model;
+}
+
+void load_weights_into(models::CausalLM& model, const models::Pretrained& pretrained,
+                       const Precision& precision) {
   models::kernels::set_widened_budget_bytes(kWidenedBudgetBytes);
-  return models::load_causal_lm(pretrained, precision.stored, precision.arithmetic);
+  models::load_parameters(model, pretrained, precision.stored, precision.arithmetic);
 }
 
 Session open_session(const ModelConfig& config, const std::filesystem::path& adapter) {

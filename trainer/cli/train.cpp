@@ -1,5 +1,6 @@
+#include <ATen/ops/full.h>
+
 #include <CLI/CLI.hpp>
-#include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -14,9 +15,12 @@
 #include "trainer/cli/commands.hpp"
 #include "trainer/cli/fingerprints.hpp"
 #include "trainer/cli/job_summary.hpp"
+#include "trainer/cli/ranks.hpp"
 #include "trainer/metrics/curve.hpp"
 #include "trainer/metrics/log.hpp"
 #include "trainer/metrics/memory.hpp"
+#include "trainer/parallel/placement.hpp"
+#include "trainer/parallel/spread_model.hpp"
 #include "trainer/sft/evaluate.hpp"
 #include "trainer/sft/interrupt.hpp"
 #include "trainer/sft/loop.hpp"
@@ -34,17 +38,6 @@ struct TrainOptions {
   bool json = false, quiet = false;
 };
 
-/// This build trains on one rank. Launchers tell their ranks by these variables; that of srun is
-/// the one of the job step, since SLURM_NTASKS stands in a batch script's own shell too.
-void refuse_several_ranks() {
-  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"}) {
-    const char* value = std::getenv(name);
-    if (value == nullptr || std::atoll(value) <= 1) continue;
-    throw ConfigError(std::string("this build trains on one rank, but was started on ") + value +
-                      " (" + name + "); start it without mpirun, or with one task");
-  }
-}
-
 /// Refuses to go on with what would not be the run that was begun; tells what else differs.
 void check_resumable(const RunDirectory& directory, const RunConfig& config,
                      const Checkpoint& checkpoint, const std::map<std::string, std::string>& now) {
@@ -56,7 +49,8 @@ void check_resumable(const RunDirectory& directory, const RunConfig& config,
   auto differences =
       compare_configs(read_run_config(directory.config(), {}, Paths::AsWritten), config);
   for (const auto& name : compare_fingerprints(checkpoint.state.fingerprints, now)) {
-    const bool decisive = name == kModelFingerprint || name == kDataFingerprint;
+    const bool decisive =
+        name == kModelFingerprint || name == kDataFingerprint || name == kStepFingerprint;
     (decisive ? differences.refused : differences.noted)
         .push_back(describe_change(name, checkpoint.state.fingerprints, now));
   }
@@ -121,25 +115,31 @@ nlohmann::ordered_json result_json(const RunDirectory& directory, std::int64_t s
   return out;
 }
 
+/// "dp 2 x ep 1 x tp 1", or one rank.
+std::string layout_text(const distributed::MeshSizes& sizes) {
+  return sizes.world() == 1 ? "one rank" : distributed::describe(sizes);
+}
+
 class TrainCommand {
  public:
-  explicit TrainCommand(const TrainOptions& options)
-      : options_(options),
-        config_(read_run_config(options.job, options.overrides)),
-        directory_(config_.output.dir) {
-    if (config_.output.resume || !directory_.used()) return;
-    throw ConfigError("output.dir: " + directory_.path().string() +
-                      " holds an earlier run and the job does not resume; name another directory");
+  TrainCommand(const TrainOptions& options, Ranks& ranks, const std::string& job_text)
+      : options_(options), ranks_(ranks) {
+    ranks_.together([&] {
+      config_ = parse_run_config(job_text, options.job, options.overrides);
+      mesh_ = ranks_.mesh(config_.parallel);
+    });
+    ranks_.together([&] {
+      if (ranks_.leads()) take_directory();
+    });
   }
 
   int operator()() {
-    set_threads(config_.train.threads);
-    open();
-    if (checkpoint_ && is_finished(directory_, *checkpoint_, data_.total_steps)) return finished();
-    load();
-    models::write_durable_file(directory_.config(), to_yaml(config_));
+    set_threads(config_.train.threads > 0 ? config_.train.threads : ranks_.cores());
+    ranks_.together([&] { open(); });
+    if (checkpoint_ && done_before()) return finished();
+    ranks_.together([&] { load(); });
+    if (ranks_.leads()) models::write_durable_file(directory_->config(), to_yaml(config_));
     const InterruptGuard guard;
-    const auto group = distributed::make_single_group();
     const auto result = train_sft({.config = config_,
                                    .model = *model_,
                                    .adapter = *adapter_,
@@ -148,17 +148,29 @@ class TrainCommand {
                                    .base_model = config_.model.name_or_path.string(),
                                    .fingerprints = fingerprints_,
                                    .checkpoint = std::exchange(checkpoint_, std::nullopt),
-                                   .group = *group});
+                                   .world = ranks_.world(),
+                                   .mesh = mesh_,
+                                   .vocabulary = vocabulary_part(*model_, mesh_)});
     if (!result.interrupted) write_final_adapter();
-    report(result);
+    if (ranks_.leads()) report(result);
     return result.interrupted ? kInterruptedExit : 0;
   }
 
  private:
+  /// Rank 0 holds the run directory for all.
+  void take_directory() {
+    directory_.emplace(config_.output.dir);
+    if (config_.output.resume || !directory_->used()) return;
+    throw ConfigError("output.dir: " + directory_->path().string() +
+                      " holds an earlier run and the job does not resume; name another directory");
+  }
+
   /// Everything that can be wrong in job, model files, data and run directory, before a weight is
   /// read.
   void open() {
     for (const auto& note : config_.notes) log_info(note);
+    if (ranks_.size() > 1)
+      log_info("ranks: " + std::to_string(ranks_.size()) + ", " + layout_text(mesh_.sizes));
     precision_ = choose_precision(config_.model);
     pretrained_ = models::open_pretrained(config_.model.name_or_path);
     {
@@ -167,54 +179,73 @@ class TrainCommand {
       const auto adapter = seat_new_adapter(*shell, config_);
       log_info("adapter: " + describe_adapter(*adapter));
       for (const auto& warning : adapter_warnings(*adapter)) log_warn(warning);
+      if (!config_.adapter_path.empty()) start_from(config_.adapter_path, *adapter);
     }
-    data_ = load_job_data(config_, pretrained_);
+    make_part();  // refuses what the ranks cannot share
+    data_ = load_job_data(config_, pretrained_, mesh_.sizes.data());
     for (const auto& line : describe_data(data_, config_)) log_info(line);
-    fingerprints_ = fingerprints(pretrained_, data_.train, data_.eval, precision_);
+    fingerprints_ = fingerprints(pretrained_, data_.train, data_.eval, precision_,
+                                 data_.rows_in_step, layout_text(mesh_.sizes));
 
     std::vector<std::string> warnings;
-    checkpoint_ = CheckpointFolder(directory_.checkpoints(), config_.output.save_total_limit)
-                      .newest(warnings);
+    checkpoint_ = CheckpointFolder::newest(config_.output.dir / "checkpoints", warnings);
     for (const auto& line : warnings) log_warn(line);
-    if (!checkpoint_) return check_start();
+    if (!checkpoint_) return;
     resumed_from_ = checkpoint_->path;
-    check_resumable(directory_, config_, *checkpoint_, fingerprints_);
+    if (ranks_.leads()) check_resumable(*directory_, config_, *checkpoint_, fingerprints_);
   }
 
-  /// What peft.adapter_path holds must fit the job, on a model without weights.
-  void check_start() const {
-    if (config_.adapter_path.empty()) return;
-    const auto shell = models::make_causal_lm(pretrained_.config_json, pretrained_.config_file);
-    start_from(config_.adapter_path, *seat_new_adapter(*shell, config_));
+  /// The model, without weights, as this rank holds it.
+  std::unique_ptr<models::CausalLM> make_part() const {
+    auto model = models::make_causal_lm(pretrained_.config_json, pretrained_.config_file);
+    try {
+      spread_model(*model, mesh_);
+    } catch (const ConfigError& error) {
+      throw ConfigError(config_.parallel.place + "." + error.what());
+    }
+    return model;
+  }
+
+  bool done_before() const {
+    bool done = false;
+    if (ranks_.leads()) done = is_finished(*directory_, *checkpoint_, data_.total_steps);
+    auto flag = at::full({1}, done ? 1 : 0, at::kLong);
+    ranks_.world().broadcast(flag, 0);
+    return *flag.const_data_ptr<std::int64_t>() != 0;
   }
 
   void load() {
     log_info("a sample, what is learnt in [[ ]]:\n" +
              sample_text(data_, *pretrained_.tokenizer, /*max_characters=*/600));
-    model_ = load_weights(pretrained_, precision_);
+    model_ = make_part();
+    load_weights_into(*model_, pretrained_, precision_);
     adapter_ = seat_new_adapter(*model_, config_);
     if (checkpoint_) {
-      peft::load_factors(checkpoint_->adapter, *adapter_);
+      scatter_adapter(checkpoint_->adapter, *adapter_);
       log_info("resuming behind step " + std::to_string(checkpoint_->state.step) + " of " +
                std::to_string(data_.total_steps) + ", from " + checkpoint_->path.string());
     } else if (!config_.adapter_path.empty()) {
-      start_from(config_.adapter_path, *adapter_);
+      scatter_adapter(peft::read_adapter(config_.adapter_path), *adapter_);
       log_info("starting from " + config_.adapter_path.string());
     }
   }
 
   void write_final_adapter() const {
-    fs::create_directories(directory_.adapter());
-    peft::write_adapter(*adapter_, config_.model.name_or_path.string(), directory_.adapter());
-    models::flush_directory(directory_.adapter());
+    const auto whole =
+        gather_adapter(*adapter_, config_.model.name_or_path.string(), ranks_.world(), mesh_);
+    if (!ranks_.leads()) return;
+    fs::create_directories(directory_->adapter());
+    peft::write_adapter(whole, directory_->adapter());
+    models::flush_directory(directory_->adapter());
   }
 
   int finished() const {
+    if (!ranks_.leads()) return 0;
     log_info("finished: all " + std::to_string(data_.total_steps) + " steps were done before; " +
-             "the adapter is in " + directory_.adapter().string());
+             "the adapter is in " + directory_->adapter().string());
     if (options_.json)
-      std::cout << result_json(directory_, checkpoint_->state.step,
-                               last_loss(directory_.path() / "metrics.jsonl"), resumed_from_)
+      std::cout << result_json(*directory_, checkpoint_->state.step,
+                               last_loss(directory_->path() / "metrics.jsonl"), resumed_from_)
                 << '\n';
     return 0;
   }
@@ -228,10 +259,10 @@ class TrainCommand {
                (result.steps > 0 ? ", which is saved" : ", nothing is to be saved") +
                "; the same command goes on from there");
     } else {
-      log_info("adapter: " + directory_.adapter().string());
+      log_info("adapter: " + directory_->adapter().string());
     }
     if (!options_.json) return;
-    auto out = result_json(directory_, result.steps, result.loss, resumed_from_);
+    auto out = result_json(*directory_, result.steps, result.loss, resumed_from_);
     out["tokens_per_second"] = result.tokens_per_second;
     out["total_steps"] = result.total_steps;
     out["interrupted"] = result.interrupted;
@@ -240,8 +271,10 @@ class TrainCommand {
   }
 
   const TrainOptions& options_;
+  Ranks& ranks_;
   RunConfig config_;
-  RunDirectory directory_;
+  distributed::Mesh mesh_;
+  std::optional<RunDirectory> directory_;  // of rank 0
   Precision precision_;
   models::Pretrained pretrained_;
   JobData data_;
@@ -253,11 +286,11 @@ class TrainCommand {
 };
 
 int train(TrainOptions options) {
-  refuse_several_ranks();
   if (options.quiet) set_log_level(LogLevel::Warn);
   if (options.threads > 0)
     options.overrides.push_back("train.threads=" + std::to_string(options.threads));
-  return TrainCommand(options)();
+  Ranks ranks;
+  return TrainCommand(options, ranks, ranks.shared_text(options.job))();
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include <algorithm>
 
 #include "models/kernels/token_loss.hpp"
+#include "trainer/losses/vocabulary_parallel.hpp"
 
 namespace tailor::trainer {
 namespace {
@@ -46,7 +47,8 @@ void add(LossSums& sums, const models::kernels::TokenLosses& losses) {
 }
 
 ChunkedPass chunked_pass(const models::kernels::Weight& head, const at::Tensor& hidden_SD,
-                         const at::Tensor& targets_S, bool gradient) {
+                         const at::Tensor& targets_S, bool gradient,
+                         const VocabularyPart& vocabulary) {
   const at::NoGradGuard no_grad;
   ChunkedPass out;
   if (gradient) out.dhidden_SD = at::empty_like(hidden_SD);
@@ -59,7 +61,10 @@ ChunkedPass chunked_pass(const models::kernels::Weight& head, const at::Tensor& 
       rows_CD = at::cat({rows_CD, at::zeros({over, rows_CD.size(1)}, rows_CD.options())});
     auto logits_CV = head.forward(rows_CD);
     auto used_CV = logits_CV.narrow(0, 0, count);
-    add(out.sums, token_loss_(used_CV, targets_S.narrow(0, begin, count), gradient));
+    const auto targets_C = targets_S.narrow(0, begin, count);
+    add(out.sums, vocabulary.group == nullptr
+                      ? token_loss_(used_CV, targets_C, gradient)
+                      : vocabulary_parallel_loss_(used_CV, targets_C, gradient, vocabulary));
     if (!gradient) continue;
     logits_CV.narrow(0, count, over).zero_();
     at::Tensor dhidden_CD;
@@ -72,8 +77,8 @@ ChunkedPass chunked_pass(const models::kernels::Weight& head, const at::Tensor& 
 struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& hidden_SD,
                             const at::Tensor& targets_S, const models::kernels::Weight* head,
-                            LossSums* sums) {
-    const auto pass = chunked_pass(*head, hidden_SD, targets_S, /*gradient=*/true);
+                            const VocabularyPart& vocabulary, LossSums* sums) {
+    const auto pass = chunked_pass(*head, hidden_SD, targets_S, /*gradient=*/true, vocabulary);
     *sums = pass.sums;
     ctx->save_for_backward({pass.dhidden_SD});
     return at::scalar_tensor(pass.sums.loss, at::kFloat);
@@ -81,14 +86,21 @@ struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
     // The one use of the saved gradient, so it may be scaled in place.
     auto dhidden_SD = ctx->get_saved_variables()[0];
-    return {dhidden_SD.mul_(gradients[0].to(dhidden_SD.scalar_type())), {}, {}, {}};
+    return {dhidden_SD.mul_(gradients[0].to(dhidden_SD.scalar_type())), {}, {}, {}, {}};
   }
 };
 
 }  // namespace
 
+LossSums& LossSums::operator+=(const LossSums& other) {
+  loss += other.loss;
+  num_tokens += other.num_tokens;
+  num_correct += other.num_correct;
+  return *this;
+}
+
 SummedLoss summed_cross_entropy(const models::CausalLM& model, const at::Tensor& hidden_TD,
-                                const at::Tensor& targets_T) {
+                                const at::Tensor& targets_T, const VocabularyPart& vocabulary) {
   const auto rows_S = targets_T.ne(kIgnore).nonzero().squeeze(1);
   const auto targets_S = targets_T.index_select(0, rows_S);
   const bool all = rows_S.numel() == targets_T.numel();
@@ -96,9 +108,9 @@ SummedLoss summed_cross_entropy(const models::CausalLM& model, const at::Tensor&
   const auto& head = model.lm_head().layer().weight();
   SummedLoss out;
   if (hidden_SD.requires_grad() && at::GradMode::is_enabled()) {
-    out.loss = ChunkedLoss::apply(hidden_SD, targets_S, &head, &out.sums);
+    out.loss = ChunkedLoss::apply(hidden_SD, targets_S, &head, vocabulary, &out.sums);
   } else {
-    out.sums = chunked_pass(head, hidden_SD, targets_S, /*gradient=*/false).sums;
+    out.sums = chunked_pass(head, hidden_SD, targets_S, /*gradient=*/false, vocabulary).sums;
     out.loss = at::scalar_tensor(out.sums.loss, at::kFloat);
   }
   return out;

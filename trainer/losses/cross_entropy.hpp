@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "distributed/group.hpp"
 #include "models/families/causal_lm.hpp"
 #include "trainer/data/example.hpp"
 
@@ -29,18 +30,28 @@ struct LossSums {
   double loss = 0.0;             // sum of -log p over supervised tokens, nats
   std::int64_t num_tokens = 0;   // supervised
   std::int64_t num_correct = 0;  // of them, argmax hits
+
+  LossSums& operator+=(const LossSums& other);
+};
+
+/// The part of the vocabulary that this rank's head holds, from id `first` on, where the ranks of
+/// `group` hold parts; no group: all of it.
+struct VocabularyPart {
+  distributed::Group* group = nullptr;
+  std::int64_t first = 0;
 };
 
 /// Cross-entropy of lm_head(hidden) on supervised positions only, in chunks of rows: logits of the
 /// whole batch never exist. Where autograd is on, the gradient of the hidden states is computed in
 /// the same pass (the head is frozen) and `backward()` of the answered scalar, the sum of losses,
-/// hands it on. Softmax in float32.
+/// hands it on. Softmax in float32. Where ranks hold parts of the vocabulary, every one answers the
+/// whole loss and its part of the sum that is the gradient.
 struct SummedLoss {
   at::Tensor loss;  // scalar float32, sum over supervised tokens
   LossSums sums;
 };
 SummedLoss summed_cross_entropy(const models::CausalLM& model, const at::Tensor& hidden_TD,
-                                const at::Tensor& targets_T);
+                                const at::Tensor& targets_T, const VocabularyPart& vocabulary = {});
 /// The same with whole logits and autograd's rules; for tests.
 SummedLoss summed_cross_entropy_reference(const models::CausalLM& model,
                                           const at::Tensor& hidden_TD, const at::Tensor& targets_T);

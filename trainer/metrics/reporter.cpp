@@ -25,7 +25,9 @@ constexpr double kLineS = 1.0;    // and a file does not want more lines than th
 
 struct Reporter::Impl {
   explicit Impl(const ReporterOptions& given)
-      : options(given), terminal(stderr_terminal()), started(Clock::now()) {
+      : options(given),
+        terminal(given.silent ? Terminal{} : stderr_terminal()),
+        started(Clock::now()) {
     std::error_code error;
     std::filesystem::create_directories(options.dir, error);
     if (error)

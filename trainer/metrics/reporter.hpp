@@ -13,6 +13,7 @@ namespace tailor::trainer {
 struct ReporterOptions {
   std::filesystem::path dir;  // run directory: metrics.jsonl and tensorboard/ are written there
   bool jsonl = true, tensorboard = true;
+  bool silent = false;  // no bar and no lines, for ranks beside the first
   std::int64_t total_steps = 0;
   std::int64_t logging_steps = 1;  // steps that are a multiple of it are logged, and the last one
   /// The step of the checkpoint that the run goes on from, 0 at a fresh start. What the files hold

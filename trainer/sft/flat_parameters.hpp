@@ -32,7 +32,4 @@ class FlatParameters {
   at::Tensor values_, gradients_;
 };
 
-/// Euclidean norm, summed in double over fixed blocks: the same for any number of threads.
-double l2_norm(const at::Tensor& flat);
-
 }  // namespace tailor::trainer

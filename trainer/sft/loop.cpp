@@ -1,12 +1,16 @@
 #include "trainer/sft/loop.hpp"
 
+#include <ATen/ops/full.h>
+
 #include <chrono>
 #include <cmath>
+#include <numeric>
 
 #include "models/files/file_error.hpp"
 #include "trainer/metrics/log.hpp"
 #include "trainer/metrics/memory.hpp"
 #include "trainer/metrics/reporter.hpp"
+#include "trainer/parallel/placement.hpp"
 #include "trainer/sft/evaluate.hpp"
 #include "trainer/sft/interrupt.hpp"
 #include "trainer/sft/schedule.hpp"
@@ -22,24 +26,22 @@ double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-/// Moments of a checkpoint in the order of the parameters, by name: loaded by position they would
-/// follow another parameter in silence.
-at::Tensor flatten(const FlatParameters& trainable, const NamedTensors& saved,
-                   const std::filesystem::path& checkpoint) {
-  auto flat = trainable.values().clone();
-  const auto views = trainable.views(flat);
-  std::map<std::string, at::Tensor> by_name(saved.begin(), saved.end());
-  for (const auto& [name, view] : views) {
-    const auto found = by_name.find(name);
-    if (found == by_name.end() || found->second.sizes() != view.sizes())
-      throw models::FileError(checkpoint.string() + ": optimizer.safetensors does not fit " + name);
-    view.copy_(found->second);
-  }
-  if (by_name.size() != views.size())
-    throw models::FileError(checkpoint.string() + ": optimizer.safetensors holds moments of " +
-                            std::to_string(by_name.size()) + " parameters, the adapter has " +
-                            std::to_string(views.size()));
-  return flat;
+FlatParameters::Named named(const std::vector<peft::Trainable>& trainables) {
+  FlatParameters::Named out;
+  for (const auto& trainable : trainables) out.emplace_back(trainable.name, trainable.value);
+  return out;
+}
+
+std::vector<at::Tensor> values(const FlatParameters::Named& named) {
+  std::vector<at::Tensor> out;
+  for (const auto& [name, value] : named) out.push_back(value);
+  return out;
+}
+
+bool any_rank(bool flag, distributed::Group& world) {
+  auto flags = at::full({1}, flag ? 1 : 0, at::kLong);
+  world.all_reduce(flags, distributed::Reduce::Max);
+  return *flags.const_data_ptr<std::int64_t>() != 0;
 }
 
 class SftLoop {
@@ -49,28 +51,32 @@ class SftLoop {
         config_(run.config.train),
         output_(run.config.output),
         source_(run.train, run.config.data, config_.seed),
-        trainable_(named_parameters(run.adapter)),
+        trainables_(ordered_trainables(run.adapter)),
+        trainable_(named(trainables_)),
+        sync_(run.mesh, trainables_),
         optimizer_(trainable_, {.beta1 = config_.adam_beta1,
                                 .beta2 = config_.adam_beta2,
                                 .epsilon = config_.adam_epsilon,
                                 .weight_decay = config_.weight_decay}),
-        folder_(output_.dir / "checkpoints", output_.save_total_limit) {
-    result_.total_steps = total_steps(config_, source_.rows_in_epoch(), run.group.size());
+        leads_(run.world.rank() == 0) {
+    if (leads_) folder_.emplace(output_.dir / "checkpoints", output_.save_total_limit);
+    result_.total_steps = total_steps(config_, source_.rows_in_epoch(), run.mesh.sizes.data());
     rate_ = learning_rate(config_, result_.total_steps);
     state_.fingerprints = run.fingerprints;
     if (run.checkpoint) restore(*run.checkpoint);
     run.checkpoint.reset();
     saved_step_ = state_.step;
     reporter_.emplace(ReporterOptions{.dir = output_.dir,
-                                      .jsonl = output_.jsonl,
-                                      .tensorboard = output_.tensorboard,
+                                      .jsonl = leads_ && output_.jsonl,
+                                      .tensorboard = leads_ && output_.tensorboard,
+                                      .silent = !leads_,
                                       .total_steps = result_.total_steps,
                                       .logging_steps = output_.logging_steps,
                                       .resumed_step = state_.step});
   }
 
   SftResult operator()() {
-    while (!done() && !interrupted()) {
+    while (!done() && !any_rank(interrupted(), run_.world)) {
       step();
       if (due(output_.eval_steps) || done()) evaluate_now();
       if (due(output_.save_steps) || done()) save();
@@ -93,37 +99,52 @@ class SftLoop {
     state_ = checkpoint.state;
     state_.fingerprints = fingerprints;
     source_.seek(state_.data);
-    optimizer_.restore(state_.num_updates,
-                       flatten(trainable_, state_.first_moment, checkpoint.path),
-                       flatten(trainable_, state_.second_moment, checkpoint.path));
+    const auto file = (checkpoint.path / "optimizer.safetensors").string();
+    // By name: loaded by position they would follow another parameter in silence.
+    const auto flat = [&](const NamedTensors& saved) {
+      auto moments = trainable_.values().clone();
+      scatter_whole(saved, trainables_, values(trainable_.views(moments)), file);
+      return moments;
+    };
+    optimizer_.restore(state_.num_updates, flat(state_.first_moment), flat(state_.second_moment));
     state_.first_moment = state_.second_moment = {};
   }
 
-  /// This rank's documents of the next step. Every rank draws all rows, so that the order of the
-  /// data does not depend on their number.
-  std::vector<const Example*> draw() {
+  struct Share {
     std::vector<const Example*> documents;
+    std::int64_t first_token = 0;  // number of its first within the step
+  };
+
+  /// This rank's documents of the next step: consecutive rows. Every rank draws all rows, so that
+  /// the order of the data does not depend on the number of ranks.
+  Share draw() {
+    Share share;
     const auto rows = config_.per_device_train_batch_size * config_.gradient_accumulation_steps;
-    for (std::int64_t i = 0; i < rows * run_.group.size(); ++i) {
-      const auto row = source_.next();
-      if (i % run_.group.size() != run_.group.rank()) continue;
-      for (const auto index : row)
-        documents.push_back(&run_.train.examples.at(static_cast<std::size_t>(index)));
+    const auto& data = *run_.mesh.data;
+    for (std::int64_t i = 0; i < rows * data.size(); ++i) {
+      const auto rank = i / rows;
+      for (const auto index : source_.next()) {
+        const auto& example = run_.train.examples.at(static_cast<std::size_t>(index));
+        if (rank == data.rank()) share.documents.push_back(&example);
+        if (rank < data.rank()) share.first_token += static_cast<std::int64_t>(example.ids.size());
+      }
     }
-    return documents;
+    return share;
   }
 
   void step() {
     const auto begin = Clock::now();
     const auto rate = rate_.at(state_.step);
     const auto number = state_.step + 1;
-    const auto report = sft_step(adapted_loss(run_.model, run_.adapter, config_.seed, number),
-                                 trainable_, optimizer_, draw(), run_.group,
+    const auto share = draw();
+    const auto loss = adapted_loss(run_.model, run_.adapter, config_.seed, number, run_.vocabulary);
+    const auto report = sft_step(loss, trainable_, optimizer_, share.documents, sync_,
                                  {.step = number,
                                   .learning_rate = rate,
                                   .max_grad_norm = config_.max_grad_norm,
                                   .micro_batch_tokens = micro_batch_tokens(run_.model.arithmetic()),
-                                  .row_multiple = row_multiple(run_.model.arithmetic())});
+                                  .row_multiple = filled_rows(),
+                                  .first_token = share.first_token});
     check_divergence(number, report.loss, config_, state_.guards);
     check_lora_B(number, rate, trainable_, optimizer_, state_.guards);
     const double elapsed_s = seconds_since(begin);
@@ -135,6 +156,12 @@ class SftLoop {
     busy_s_ += elapsed_s;
     tokens_here_ += report.num_tokens;
     tell(report, rate, elapsed_s);
+  }
+
+  /// Batches are filled up so that the ranks of tp can divide their tokens among them.
+  std::int64_t filled_rows() const {
+    return std::lcm(row_multiple(run_.model.arithmetic()),
+                    static_cast<std::int64_t>(run_.mesh.sizes.tp));
   }
 
   void tell(const StepReport& report, double rate, double elapsed_s) {
@@ -157,9 +184,10 @@ class SftLoop {
     if (run_.eval == nullptr) return;
     const auto begin = Clock::now();
     reporter_->activity("evaluating");
-    const auto sums = evaluate(run_.model, *run_.eval, [&](std::int64_t at, std::int64_t all) {
-      reporter_->activity("evaluating " + std::to_string(at) + "/" + std::to_string(all));
-    });
+    const auto sums = evaluate(
+        run_.model, *run_.eval, run_.mesh, run_.vocabulary, [&](std::int64_t at, std::int64_t all) {
+          reporter_->activity("evaluating " + std::to_string(at) + "/" + std::to_string(all));
+        });
     result_.eval = sums;
     reporter_->report(EvalMetrics{.step = state_.step,
                                   .eval_loss = mean_loss(sums),
@@ -175,9 +203,14 @@ class SftLoop {
     if (saved_step_ == state_.step) return;
     reporter_->activity("saving");
     state_.num_updates = optimizer_.num_updates();
-    state_.first_moment = trainable_.views(optimizer_.first_moment());
-    state_.second_moment = trainable_.views(optimizer_.second_moment());
-    if (run_.group.rank() == 0) folder_.save(state_, run_.adapter, run_.base_model);
+    const auto gathered = [&](const at::Tensor& moments) {
+      return gather_whole(trainables_, values(trainable_.views(moments)), run_.world, run_.mesh);
+    };
+    state_.first_moment = gathered(optimizer_.first_moment());
+    state_.second_moment = gathered(optimizer_.second_moment());
+    const auto adapter = gather_adapter(run_.adapter, run_.base_model, run_.world, run_.mesh);
+    if (folder_) folder_->save(state_, adapter);
+    state_.first_moment = state_.second_moment = {};
     saved_step_ = state_.step;
     reporter_->activity("");
   }
@@ -186,9 +219,12 @@ class SftLoop {
   const TrainConfig& config_;
   const OutputConfig& output_;
   RowSource source_;
+  std::vector<peft::Trainable> trainables_;
   FlatParameters trainable_;
+  GradientSync sync_;
   AdamW optimizer_;
-  CheckpointFolder folder_;
+  bool leads_;  // reports and writes
+  std::optional<CheckpointFolder> folder_;
   LearningRate rate_;
   TrainState state_;
   std::optional<Reporter> reporter_;

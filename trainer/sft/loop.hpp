@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "distributed/group.hpp"
+#include "distributed/mesh.hpp"
 #include "models/families/causal_lm.hpp"
 #include "peft/lora.hpp"
 #include "trainer/checkpoint/checkpoint.hpp"
@@ -26,7 +26,9 @@ struct SftRun {
   std::string base_model;         // for adapter_config.json
   std::map<std::string, std::string> fingerprints;
   std::optional<Checkpoint> checkpoint;  // to go on from; its memory is given back once it is read
-  distributed::Group& group;
+  distributed::Group& world;             // all ranks of the job
+  const distributed::Mesh& mesh;
+  VocabularyPart vocabulary;
 };
 
 struct SftResult {
@@ -42,9 +44,11 @@ struct SftResult {
 /// Steps of the whole run: max_steps, or so many as num_train_epochs take.
 std::int64_t total_steps(const TrainConfig& config, std::int64_t rows_in_epoch, int num_ranks);
 
-/// Trains until the last step or a signal (see InterruptGuard): step, report, evaluate and save, by
-/// the intervals of the configuration and at the end. A step is saved behind everything that is
-/// reported of it. Writes the final adapter nowhere but into its checkpoint. Throws NumericError.
+/// Trains until the last step or a signal to any rank (see InterruptGuard): step, report, evaluate
+/// and save, by the intervals of the configuration and at the end. Rank 0 of the world reports and
+/// writes, whole adapters and moments whatever the layout. A step is saved behind everything that
+/// is reported of it. Writes the final adapter nowhere but into its checkpoint. Throws
+/// NumericError.
 SftResult train_sft(SftRun run);
 
 }  // namespace tailor::trainer

@@ -3,9 +3,9 @@
 #include <functional>
 #include <span>
 
-#include "distributed/group.hpp"
 #include "peft/lora.hpp"
 #include "trainer/losses/cross_entropy.hpp"
+#include "trainer/parallel/gradient_sync.hpp"
 #include "trainer/sft/micro_batch.hpp"
 #include "trainer/sft/optimizer.hpp"
 
@@ -19,6 +19,7 @@ struct StepSettings {
   double learning_rate = 0.0;
   double max_grad_norm = 0.0;  // 0: no clipping
   std::int64_t micro_batch_tokens = 1024, row_multiple = 1;
+  std::int64_t first_token = 0;  // number within the step, over all ranks, of this rank's first
 };
 
 struct StepReport {
@@ -30,13 +31,16 @@ struct StepReport {
 /// One optimizer step over `documents`, this rank's share: zero, count, forward and backward a
 /// micro-batch, reduce once, clip, check, update. Every supervised token weighs the same, however
 /// the documents are cut. Throws NumericError, before the parameters are touched, where no token is
-/// supervised and where the loss or the gradient norm is not finite.
+/// supervised and where the loss or the gradient norm is not finite. Where experts are spread over
+/// ranks, a rank that has fewer micro-batches joins in with empty ones, since the exchange of rows
+/// needs all of them.
 StepReport sft_step(const BatchLoss& batch_loss, FlatParameters& trainable, AdamW& optimizer,
-                    std::span<const Example* const> documents, distributed::Group& data_parallel,
+                    std::span<const Example* const> documents, const GradientSync& sync,
                     const StepSettings& settings);
 
 /// The loss of a model with its adapter, dropout masks numbered by (seed, step, token).
 BatchLoss adapted_loss(const models::CausalLM& model, peft::LoraAdapter& adapter,
-                       std::uint64_t seed, std::int64_t step);
+                       std::uint64_t seed, std::int64_t step,
+                       const VocabularyPart& vocabulary = {});
 
 }  // namespace tailor::trainer

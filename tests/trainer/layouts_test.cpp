@@ -1,0 +1,210 @@
+// One job on every layout of ranks: the same losses and gradient norms, step by step.
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/randn.h>
+
+#include <catch2/catch.hpp>
+#include <cmath>
+
+#include "models/files/pretrained.hpp"
+#include "models/kernels/random.hpp"
+#include "tests/support/on_ranks.hpp"
+#include "trainer/parallel/placement.hpp"
+#include "trainer/parallel/spread_model.hpp"
+#include "trainer/sft/step.hpp"
+
+namespace tailor::trainer {
+namespace {
+
+using distributed::Group;
+using distributed::MeshSizes;
+
+constexpr std::int64_t kVocabulary = 96, kSteps = 20, kRows = 8;
+
+constexpr auto kDense = R"({"model_type": "llama", "vocab_size": 96, "hidden_size": 32,
+  "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4,
+  "intermediate_size": 48, "max_position_embeddings": 128, "rms_norm_eps": 1e-5,
+  "hidden_act": "silu", "tie_word_embeddings": true})";
+constexpr auto kQwen3Moe = R"({"model_type": "qwen3_moe", "vocab_size": 96, "hidden_size": 32,
+  "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8,
+  "intermediate_size": 48, "moe_intermediate_size": 16, "num_experts": 8,
+  "num_experts_per_tok": 2, "norm_topk_prob": true, "decoder_sparse_step": 1,
+  "mlp_only_layers": [], "max_position_embeddings": 128, "rms_norm_eps": 1e-6,
+  "hidden_act": "silu", "tie_word_embeddings": false})";
+
+/// Weights that are a function of their names: every rank and every layout sees the same model.
+class NamedWeights final : public models::TensorSource {
+ public:
+  explicit NamedWeights(models::CausalLM& model) {
+    for (const auto& parameter : model.parameters())
+      entries_.push_back({.name = parameter.name, .dtype = "F32", .shape = parameter.shape});
+  }
+  const std::vector<models::TensorEntry>& entries() const override { return entries_; }
+  bool contains(const std::string& name) const override { return find(name) != nullptr; }
+  at::Tensor read(const std::string& name, at::ScalarType dtype) const override {
+    const auto* entry = find(name);
+    if (entry == nullptr) throw models::FileError(name + ": no such tensor");
+    auto value = at::empty(entry->shape, at::kFloat);
+    const auto stream = models::kernels::stream_of(name, {});
+    auto* x = value.mutable_data_ptr<float>();
+    const bool is_norm = entry->shape.size() == 1;
+    for (std::int64_t i = 0; i < value.numel(); ++i) {
+      const auto words =
+          models::kernels::random_words(/*seed=*/5, stream, static_cast<std::uint64_t>(i));
+      const auto uniform = static_cast<float>(words[0]) / 4294967296.0F - 0.5F;
+      x[i] = is_norm ? 1.0F + 0.2F * uniform : 0.5F * uniform;
+    }
+    return value.to(dtype);
+  }
+
+ private:
+  const models::TensorEntry* find(const std::string& name) const {
+    for (const auto& entry : entries_)
+      if (entry.name == name) return &entry;
+    return nullptr;
+  }
+  std::vector<models::TensorEntry> entries_;
+};
+
+models::Pretrained pretrained(const std::string& config) {
+  models::Pretrained out;
+  out.path = out.config_file = "config.json";
+  out.config_json = config;
+  out.tensors = std::make_shared<NamedWeights>(*models::make_causal_lm(config, "config.json"));
+  return out;
+}
+
+/// Documents of uneven lengths, so that ranks have unequal work.
+std::vector<Example> documents() {
+  std::vector<Example> out;
+  for (std::int64_t d = 0; d < 2 * kRows; ++d) {
+    Example example;
+    for (std::int64_t t = 0; t < 5 + (d * 7) % 13; ++t) {
+      example.ids.push_back((d * 31 + t * t * 3 + t * (d % 5)) % kVocabulary);
+      example.labels.push_back(t % 4 == 1 ? kIgnore : example.ids.back());
+    }
+    out.push_back(std::move(example));
+  }
+  return out;
+}
+
+struct Curve {
+  std::vector<double> losses, norms;
+  NamedTensors adapter;  // of rank 0
+};
+
+struct Job {
+  std::string config;
+  peft::LoraConfig lora;
+};
+
+Job job(const std::string& config, double dropout = 0.0) {
+  Job out{.config = config, .lora = {}};
+  out.lora.r = 4;
+  out.lora.lora_alpha = 8;
+  out.lora.lora_dropout = dropout;
+  out.lora.target_modules = {"all-linear"};
+  out.lora.target_is_pattern = true;
+  out.lora.init_lora_weights =
+      peft::InitLora::Random;  // B is not zero: a delta counted twice shows
+  return out;
+}
+
+Curve train(const Job& job, const std::vector<Example>& examples, Group& world,
+            const MeshSizes& sizes) {
+  const auto mesh = distributed::make_mesh(world, sizes);
+  const auto files = pretrained(job.config);
+  auto model = models::make_causal_lm(files.config_json, files.config_file);
+  spread_model(*model, mesh);
+  models::load_parameters(*model, files, at::kFloat, models::kernels::Arithmetic::Float32);
+  peft::LoraAdapter adapter(*model, job.lora, /*seed=*/3);
+
+  const auto trainables = ordered_trainables(adapter);
+  FlatParameters::Named named;
+  for (const auto& trainable : trainables) named.emplace_back(trainable.name, trainable.value);
+  FlatParameters trainable(named);
+  const GradientSync sync(mesh, trainables);
+  AdamW optimizer(trainable, {});
+  const auto vocabulary = vocabulary_part(*model, mesh);
+
+  Curve curve;
+  const auto rows = kRows / mesh.sizes.data();
+  for (std::int64_t step = 0; step < kSteps; ++step) {
+    std::vector<const Example*> own;
+    std::int64_t first_token = 0;
+    for (std::int64_t i = 0; i < kRows; ++i) {
+      const auto& example = examples[static_cast<std::size_t>(step % 2 * kRows + i)];
+      const auto rank = i / rows;
+      if (rank == mesh.data->rank()) own.push_back(&example);
+      if (rank < mesh.data->rank()) first_token += static_cast<std::int64_t>(example.ids.size());
+    }
+    const auto report = sft_step(adapted_loss(*model, adapter, /*seed=*/11, step + 1, vocabulary),
+                                 trainable, optimizer, own, sync,
+                                 {.step = step + 1,
+                                  .learning_rate = 3e-3,
+                                  .max_grad_norm = 1.0,
+                                  .micro_batch_tokens = 40,
+                                  .row_multiple = sizes.tp,
+                                  .first_token = first_token});
+    curve.losses.push_back(report.loss);
+    curve.norms.push_back(report.grad_norm);
+  }
+  std::vector<at::Tensor> values;
+  for (const auto& item : trainables) values.push_back(item.value);
+  curve.adapter = gather_whole(trainables, values, world, mesh);
+  return curve;
+}
+
+double largest_difference(const std::vector<double>& a, const std::vector<double>& b) {
+  double out = 0.0;
+  for (std::size_t i = 0; i < a.size(); ++i)
+    out = std::max(out, std::abs(a[i] - b[i]) / std::max(1e-3, std::abs(b[i])));
+  return a.size() == b.size() ? out : INFINITY;
+}
+
+void check_layouts(const Job& job, const std::vector<MeshSizes>& layouts) {
+  // Sums over ranks and over a cut width are added up in another order: a few float32 roundings.
+  constexpr double kRelative = 1e-5;
+  const auto examples = documents();
+  const auto alone =
+      distributed::on_ranks(1, [&](Group& world) { return train(job, examples, world, {}); })[0];
+  CHECK(alone.losses[18] < 0.9 * alone.losses[0]);  // the same rows
+  for (const auto& sizes : layouts) {
+    CAPTURE(distributed::describe(sizes));
+    const auto curves = distributed::on_ranks(
+        sizes.world(), [&](Group& world) { return train(job, examples, world, sizes); });
+    for (const auto& curve : curves) {
+      CHECK(largest_difference(curve.losses, alone.losses) < kRelative);
+      CHECK(largest_difference(curve.norms, alone.norms) < 10 * kRelative);
+    }
+    REQUIRE(curves[0].adapter.size() == alone.adapter.size());
+    for (std::size_t i = 0; i < alone.adapter.size(); ++i) {
+      CHECK(curves[0].adapter[i].first == alone.adapter[i].first);
+      // Adam divides by the square root of a gradient that may be near zero.
+      CHECK((curves[0].adapter[i].second - alone.adapter[i].second).abs().max().item<float>() <
+            2e-3F);
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("a dense model trains alike on every layout") {
+  check_layouts(job(kDense), {{.dp = 2}, {.dp = 4}, {.tp = 2}, {.tp = 4}, {.dp = 2, .tp = 2}});
+}
+
+TEST_CASE("dropout masks do not depend on the layout") {
+  check_layouts(job(kDense, 0.25), {{.dp = 2}, {.tp = 2}, {.dp = 2, .tp = 2}});
+}
+
+TEST_CASE("a sparse model trains alike on every layout") {
+  check_layouts(job(kQwen3Moe), {{.dp = 2},
+                                 {.ep = 2},
+                                 {.ep = 4},
+                                 {.tp = 2},
+                                 {.tp = 4},
+                                 {.dp = 2, .ep = 2},
+                                 {.tp = 2, .ep = 2},
+                                 {.dp = 2, .tp = 2}});
+}
+
+}  // namespace tailor::trainer

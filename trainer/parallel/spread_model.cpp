@@ -1,0 +1,56 @@
+#include "trainer/parallel/spread_model.hpp"
+
+#include <string>
+
+#include "distributed/expert_parallel.hpp"
+#include "distributed/tensor_parallel.hpp"
+#include "models/layers/decoder.hpp"
+#include "models/layers/moe.hpp"
+
+namespace tailor::trainer {
+namespace {
+
+/// Every rank of ep holds equally many experts, and every rank of tp a part of each one's width.
+void divide_experts(models::MoeBlock& block, const distributed::Mesh& mesh) {
+  const auto& config = block.config();
+  const std::int64_t ep = mesh.sizes.ep, tp = mesh.sizes.tp;
+  const auto num_experts = config.router.num_experts;
+  if (num_experts % ep != 0)
+    throw configs::ConfigError("expert_parallel_size " + std::to_string(ep) +
+                               ": expected a divisor of the " + std::to_string(num_experts) +
+                               " experts of a layer");
+  if (config.moe_intermediate_size % tp != 0)
+    throw configs::ConfigError("tensor_parallel_size " + std::to_string(tp) +
+                               ": expected a divisor of the experts' width, " +
+                               std::to_string(config.moe_intermediate_size));
+  const auto held = num_experts / ep;
+  block.experts().keep({.first = mesh.place.ep * held, .count = held}, mesh.place.tp, tp);
+  if (ep > 1) block.set_exchange(distributed::make_expert_parallel_exchange(mesh.ep, num_experts));
+}
+
+}  // namespace
+
+void spread_model(models::CausalLM& model, const distributed::Mesh& mesh) {
+  distributed::cut_for_tensor_parallel(model, mesh.place.tp, mesh.sizes.tp);
+  auto* decoder = model.decoder();
+  bool sparse = false;
+  if (decoder != nullptr) {
+    for (const auto& layer : decoder->layers()) {
+      auto* block = dynamic_cast<models::MoeBlock*>(&layer->feed_forward());
+      if (block == nullptr) continue;
+      sparse = true;
+      if (mesh.sizes.ep > 1 || mesh.sizes.tp > 1) divide_experts(*block, mesh);
+    }
+    if (mesh.sizes.tp > 1) decoder->set_region(distributed::make_tensor_region(mesh.tp));
+  }
+  if (mesh.sizes.ep > 1 && !sparse)
+    throw configs::ConfigError("expert_parallel_size " + std::to_string(mesh.sizes.ep) + ": " +
+                               model.shape().model_type + " has no experts; leave it at 1");
+}
+
+VocabularyPart vocabulary_part(models::CausalLM& model, const distributed::Mesh& mesh) {
+  if (mesh.sizes.tp == 1) return {};
+  return {.group = mesh.tp.get(), .first = model.decoder()->embed_tokens().first_id()};
+}
+
+}  // namespace tailor::trainer
