@@ -22,11 +22,11 @@ at::Tensor part_of(const at::Tensor& factor, std::int64_t dim, const models::Sha
 }  // namespace
 
 LoraLinear::LoraLinear(std::shared_ptr<models::LinearBase> inner, std::string path,
-                       std::int64_t index, const LoraConfig& config, std::uint64_t seed,
+                       const LoraConfig& config, std::uint64_t seed,
                        std::shared_ptr<const DropoutState*> dropout, const std::string& place)
     : inner_(std::move(inner)),
       path_(std::move(path)),
-      index_(index),
+      stream_(models::kernels::stream_of(path_)),
       scale_(config.scale_of(path_)),
       dropout_p_(config.lora_dropout),
       dropout_(std::move(dropout)) {
@@ -54,14 +54,13 @@ LoraOperands LoraLinear::operands() const {
   const bool columns = cut.dim == models::Sharding::Dim::In;
   const auto part = columns ? cut.index : 0, part_count = columns ? cut.count : 1;
   if (const auto* state = *dropout_; state != nullptr && dropout_p_ > 0.0)
-    dropout = Dropout{
-        .p = dropout_p_,
-        .seed = state->seed,
-        .stream = models::kernels::stream_of("dropout", {static_cast<std::uint64_t>(state->step),
-                                                         static_cast<std::uint64_t>(index_)}),
-        .first_token = state->first_token,
-        .first_feature = part * in_features(),
-        .num_features = part_count * in_features()};
+    dropout = Dropout{.p = dropout_p_,
+                      .seed = state->seed,
+                      .stream = models::kernels::stream_of(
+                          "dropout", {static_cast<std::uint64_t>(state->step), stream_}),
+                      .first_token = state->first_token,
+                      .first_feature = part * in_features(),
+                      .num_features = part_count * in_features()};
   return {.weight = &weight(),
           .bias_O = bias(),
           .A_RI = A_,

@@ -26,12 +26,11 @@ struct DropoutState {
 
 class LoraLinear final : public models::LinearBase {
  public:
-  /// `index` is the layer's number among the adapted ones: the module part of the dropout counter.
   /// Factors are initialised from `seed` and `path`. Throws ConfigError naming `place` for a rank
   /// above min(in, out).
-  LoraLinear(std::shared_ptr<models::LinearBase> inner, std::string path, std::int64_t index,
-             const LoraConfig& config, std::uint64_t seed,
-             std::shared_ptr<const DropoutState*> dropout, const std::string& place);
+  LoraLinear(std::shared_ptr<models::LinearBase> inner, std::string path, const LoraConfig& config,
+             std::uint64_t seed, std::shared_ptr<const DropoutState*> dropout,
+             const std::string& place);
 
   at::Tensor forward(const at::Tensor& x_TI) override;
   void forward_siblings(const at::Tensor& x_TI, std::span<models::LinearBase* const> layers,
@@ -57,7 +56,7 @@ class LoraLinear final : public models::LinearBase {
 
   std::shared_ptr<models::LinearBase> inner_;
   std::string path_;
-  std::int64_t index_;
+  std::uint64_t stream_;  // of the path: dropout masks depend on no order of layers
   double scale_, dropout_p_;
   bool enabled_ = true;
   std::shared_ptr<const DropoutState*> dropout_;

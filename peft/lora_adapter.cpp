@@ -94,9 +94,8 @@ LoraAdapter::LoraAdapter(models::CausalLM& model, LoraConfig config, std::uint64
 void LoraAdapter::seat_linear(models::LinearSlot& slot, const std::string& path, std::uint64_t seed,
                               const std::string& place) {
   slot.rewrap([&](std::shared_ptr<models::LinearBase> inner) {
-    layers_.push_back(std::make_shared<LoraLinear>(std::move(inner), path,
-                                                   static_cast<std::int64_t>(layers_.size()),
-                                                   config_, seed, dropout_, place));
+    layers_.push_back(
+        std::make_shared<LoraLinear>(std::move(inner), path, config_, seed, dropout_, place));
     return layers_.back();
   });
 }

@@ -183,11 +183,9 @@ ParallelConfig read_parallel(Section section) {
   config.expert_parallel_size = size("expert_parallel_size");
   config.pipeline_parallel_size = size("pipeline_parallel_size");
   config.dp_shard_size = size("dp_shard_size");
-  for (const auto* key : {"pipeline_parallel_size", "dp_shard_size"}) {
-    if (section.integer(key, 1, 1, kMaxRanks) != 1)
-      section.report(key, "expected 1: this build spreads a job by tensor_parallel_size, "
-                          "expert_parallel_size and data parallel ranks");
-  }
+  if (config.dp_shard_size != 1)
+    section.report("dp_shard_size",
+                   "expected 1: every rank of this build holds the whole of its layers");
   section.finish();
   return config;
 }

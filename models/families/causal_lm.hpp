@@ -12,6 +12,7 @@
 namespace tailor::models {
 
 class Decoder;
+struct Stage;
 
 /// What callers need to know of any family's dimensions.
 struct ModelShape {
@@ -34,6 +35,9 @@ class CausalLM : public Module {
   /// Embedding, layers and final norm, for the passes that spread a model over ranks; null for a
   /// model that has no such parts.
   virtual Decoder* decoder() { return nullptr; }
+  /// Keeps one stage of a pipeline, before loading. Throws ValueError for a model without
+  /// decoder().
+  virtual void keep_stage(const Stage& stage);
   /// Called once, when every parameter holds its tensor.
   virtual void finish_loading(kernels::Arithmetic arithmetic) = 0;
 };

@@ -27,9 +27,18 @@ class DecoderLM final : public CausalLM {
   kernels::Arithmetic arithmetic() const override { return arithmetic_; }
   Decoder* decoder() override { return &model_; }
 
+  void keep_stage(const Stage& stage) override {
+    has_head_ = stage.last;
+    model_.keep_stage(stage, /*with_embedding=*/stage.first || (stage.last && !untied_));
+    clear_children();
+    add_child("model", model_);
+    if (untied_ && has_head_) add_child("lm_head", lm_head_);
+  }
+
   void finish_loading(kernels::Arithmetic arithmetic) override {
     arithmetic_ = arithmetic;
     model_.finish_loading(arithmetic);
+    if (!has_head_) return;
     if (untied_) return lm_head_.layer().finish_loading(arithmetic);
     lm_head_.rewrap(
         [&](auto) { return std::make_shared<Dense>(model_.embed_tokens().weight(), arithmetic); });
@@ -40,7 +49,7 @@ class DecoderLM final : public CausalLM {
   Decoder model_;
   LinearSlot lm_head_{
       nullptr, Cut{Sharding::Dim::Out}};  // not a child where tied: the checkpoint has no such key
-  bool untied_ = false;
+  bool untied_ = false, has_head_ = true;
   kernels::Arithmetic arithmetic_ = kernels::Arithmetic::Float32;
 };
 

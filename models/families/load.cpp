@@ -1,3 +1,5 @@
+#include <c10/util/Exception.h>
+
 #include <map>
 
 #include "models/families/causal_lm.hpp"
@@ -62,6 +64,10 @@ std::unique_ptr<CausalLM> make_causal_lm(const std::string& config_json, const s
   auto model = family->second(root);
   document.check();
   return model;
+}
+
+void CausalLM::keep_stage(const Stage& /*stage*/) {
+  TORCH_CHECK_VALUE(false, shape().model_type, ": cannot be cut into stages");
 }
 
 std::unique_ptr<CausalLM> load_causal_lm(const Pretrained& pretrained, at::ScalarType dtype,

@@ -1,5 +1,8 @@
 #include "models/layers/decoder.hpp"
 
+#include <ATen/TensorOperators.h>
+#include <c10/util/Exception.h>
+
 #include <string>
 #include <utility>
 
@@ -47,21 +50,52 @@ Decoder::Decoder(std::int64_t vocab_size, std::int64_t hidden_size, double rms_n
       layers_(std::move(layers)),
       norm_(hidden_size, rms_norm_eps),
       frequency_F_(rope_frequencies(rope)) {
-  add_child("embed_tokens", embed_tokens_);
+  stage_.end = static_cast<std::int64_t>(layers_.size());
+  register_children(/*with_embedding=*/true);
+}
+
+void Decoder::register_children(bool with_embedding) {
+  clear_children();
+  if (with_embedding) add_child("embed_tokens", embed_tokens_);
   for (std::size_t i = 0; i < layers_.size(); ++i)
-    add_child("layers." + std::to_string(i), *layers_[i]);
-  add_child("norm", norm_);
+    add_child("layers." + std::to_string(stage_.begin + static_cast<std::int64_t>(i)), *layers_[i]);
+  if (stage_.last) add_child("norm", norm_);
+}
+
+void Decoder::keep_stage(const Stage& stage, bool with_embedding) {
+  TORCH_CHECK_VALUE(stage.begin >= 0 && stage.begin <= stage.end &&
+                        stage.end <= static_cast<std::int64_t>(layers_.size()),
+                    "decoder: no layers ", stage.begin, " to ", stage.end, " of ", layers_.size());
+  layers_.erase(layers_.begin() + stage.end, layers_.end());
+  layers_.erase(layers_.begin(), layers_.begin() + stage.begin);
+  stage_ = stage;
+  register_children(with_embedding);
+}
+
+bool Decoder::is_scattered(std::int64_t num_tokens, bool decoding) const {
+  // Decoding keeps its few tokens together, whatever their number.
+  return region_ && !decoding && num_tokens % region_->size() == 0;
+}
+
+std::int64_t Decoder::rows_between_stages(std::int64_t num_tokens) const {
+  return is_scattered(num_tokens, /*decoding=*/false) ? num_tokens / region_->size() : num_tokens;
 }
 
 at::Tensor Decoder::forward(const Batch& batch, kernels::Arithmetic arithmetic) const {
-  // Decoding keeps its few tokens together, whatever their number.
-  const bool scattered =
-      region_ && batch.cache == nullptr && batch.num_tokens() % region_->size() == 0;
+  return forward_stage(batch, {}, arithmetic);
+}
+
+at::Tensor Decoder::forward_stage(const Batch& batch, const at::Tensor& x_TD,
+                                  kernels::Arithmetic arithmetic) const {
+  const bool scattered = is_scattered(batch.num_tokens(), batch.cache != nullptr);
   const LayerContext context{batch, rope_angles(batch.positions_T, frequency_F_), scattered};
-  auto x_TD = embed_tokens_.forward(batch.ids_T, kernels::activation_dtype(arithmetic));
-  if (region_) x_TD = region_->leave(x_TD, scattered);
   DecoderLayer::Stream stream{x_TD, {}};
+  if (stage_.first) {
+    stream.x_TD = embed_tokens_.forward(batch.ids_T, kernels::activation_dtype(arithmetic));
+    if (region_) stream.x_TD = region_->leave(stream.x_TD, scattered);
+  }
   for (const auto& layer : layers_) stream = layer->forward(stream, context);
+  if (!stage_.last) return stream.delta_TD.defined() ? stream.x_TD + stream.delta_TD : stream.x_TD;
   const auto out_TD = stream.delta_TD.defined()
                           ? norm_.add_and_norm(stream.x_TD, stream.delta_TD).second
                           : norm_.forward(stream.x_TD);
@@ -75,7 +109,7 @@ void Decoder::set_region(const std::shared_ptr<Region>& region) {
 
 void Decoder::finish_loading(kernels::Arithmetic arithmetic) {
   for (const auto& layer : layers_) layer->finish_loading(arithmetic);
-  norm_.finish_loading();
+  if (stage_.last) norm_.finish_loading();
 }
 
 }  // namespace tailor::models

@@ -40,6 +40,13 @@ class DecoderLayer final : public Module {
   RmsNorm input_layernorm_, post_attention_layernorm_;
 };
 
+/// Consecutive layers of a model, for a rank of a pipeline: layers begin up to end of all; the
+/// first stage has the embedding, the last one the final norm and the head.
+struct Stage {
+  std::int64_t begin = 0, end = 0;
+  bool first = true, last = true;
+};
+
 /// Embedding, layers, final norm: the checkpoint's "model.".
 class Decoder final : public Module {
  public:
@@ -47,6 +54,16 @@ class Decoder final : public Module {
           std::vector<std::unique_ptr<DecoderLayer>> layers, const RopeConfig& rope);
 
   at::Tensor forward(const Batch& batch, kernels::Arithmetic arithmetic) const;  // (T, D)
+  /// The same of one stage: `x` is what the stage before answered, undefined for the first. The
+  /// last stage answers what forward() does, another one the residual stream (T or, scattered, T /
+  /// tp; D).
+  at::Tensor forward_stage(const Batch& batch, const at::Tensor& x_TD,
+                           kernels::Arithmetic arithmetic) const;
+  /// Rows of what one stage hands to the next for `num_tokens` tokens in training.
+  std::int64_t rows_between_stages(std::int64_t num_tokens) const;
+  /// Drops what other stages hold, before loading. `with_embedding`: a last stage whose head is
+  /// tied to it has it too.
+  void keep_stage(const Stage& stage, bool with_embedding);
   const Embedding& embed_tokens() const { return embed_tokens_; }
   Embedding& embed_tokens() { return embed_tokens_; }
   std::span<const std::unique_ptr<DecoderLayer>> layers() const { return layers_; }
@@ -57,11 +74,15 @@ class Decoder final : public Module {
   void finish_loading(kernels::Arithmetic arithmetic);
 
  private:
+  bool is_scattered(std::int64_t num_tokens, bool decoding) const;
+  void register_children(bool with_embedding);
+
   Embedding embed_tokens_;
   std::vector<std::unique_ptr<DecoderLayer>> layers_;
   RmsNorm norm_;
   at::Tensor frequency_F_;
   std::shared_ptr<Region> region_;
+  Stage stage_;
 };
 
 }  // namespace tailor::models

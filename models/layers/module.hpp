@@ -56,6 +56,7 @@ class Module {
   void add_parameter(std::string segment, std::vector<std::int64_t> shape, at::Tensor& member,
                      std::optional<Slice> slice = std::nullopt);
   void clear_parameters() { own_.clear(); }
+  void clear_children() { children_.clear(); }
   void add_child(std::string segment, Module& child);
 
  private:

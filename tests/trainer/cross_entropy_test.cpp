@@ -47,7 +47,8 @@ TEST_CASE("bfloat16 chunks give each row's loss and gradient, filled up or not",
     out.loss.backward();
     return std::pair(out.loss.template item<double>(), x.grad().to(at::kFloat));
   };
-  const auto [fast, fast_grad] = run([](const auto&... a) { return trainer::summed_cross_entropy(a...); });
+  const auto [fast, fast_grad] =
+      run([](const auto&... a) { return trainer::summed_cross_entropy(a...); });
   const auto [plain, plain_grad] = run(trainer::summed_cross_entropy_reference);
   CHECK(fast == Approx(plain).epsilon(0.01));
   CHECK((fast_grad - plain_grad).norm().item<double>() < 0.03 * plain_grad.norm().item<double>());
@@ -94,7 +95,8 @@ TEST_CASE("chunked loss and its gradient equal whole logits and autograd", "[tra
     (out.loss * 0.25).backward();
     return std::pair(out, x.grad());
   };
-  const auto [fast, fast_grad] = run([](const auto&... a) { return trainer::summed_cross_entropy(a...); });
+  const auto [fast, fast_grad] =
+      run([](const auto&... a) { return trainer::summed_cross_entropy(a...); });
   const auto [plain, plain_grad] = run(trainer::summed_cross_entropy_reference);
   CHECK(fast.sums.num_tokens == targets.ne(trainer::kIgnore).sum().item<std::int64_t>());
   CHECK(fast.sums.loss == Approx(plain.loss.template item<double>()).epsilon(1e-5));

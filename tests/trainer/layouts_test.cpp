@@ -21,11 +21,11 @@ using distributed::MeshSizes;
 constexpr std::int64_t kVocabulary = 96, kSteps = 20, kRows = 8;
 
 constexpr auto kDense = R"({"model_type": "llama", "vocab_size": 96, "hidden_size": 32,
-  "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4,
+  "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4,
   "intermediate_size": 48, "max_position_embeddings": 128, "rms_norm_eps": 1e-5,
   "hidden_act": "silu", "tie_word_embeddings": true})";
 constexpr auto kQwen3Moe = R"({"model_type": "qwen3_moe", "vocab_size": 96, "hidden_size": 32,
-  "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8,
+  "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8,
   "intermediate_size": 48, "moe_intermediate_size": 16, "num_experts": 8,
   "num_experts_per_tok": 2, "norm_topk_prob": true, "decoder_sparse_step": 1,
   "mlp_only_layers": [], "max_position_embeddings": 128, "rms_norm_eps": 1e-6,
@@ -137,8 +137,10 @@ Curve train(const Job& job, const std::vector<Example>& examples, Group& world,
       if (rank == mesh.data->rank()) own.push_back(&example);
       if (rank < mesh.data->rank()) first_token += static_cast<std::int64_t>(example.ids.size());
     }
-    const auto report = sft_step(adapted_loss(*model, adapter, /*seed=*/11, step + 1, vocabulary),
-                                 trainable, optimizer, own, sync,
+    const auto pass =
+        sizes.pp > 1 ? in_stages(*model, adapter, /*seed=*/11, step + 1, mesh, vocabulary)
+                     : one_by_one(adapted_loss(*model, adapter, /*seed=*/11, step + 1, vocabulary));
+    const auto report = sft_step(pass, trainable, optimizer, own, sync,
                                  {.step = step + 1,
                                   .learning_rate = 3e-3,
                                   .max_grad_norm = 1.0,
@@ -189,11 +191,19 @@ void check_layouts(const Job& job, const std::vector<MeshSizes>& layouts) {
 }  // namespace
 
 TEST_CASE("a dense model trains alike on every layout") {
-  check_layouts(job(kDense), {{.dp = 2}, {.dp = 4}, {.tp = 2}, {.tp = 4}, {.dp = 2, .tp = 2}});
+  check_layouts(job(kDense), {{.dp = 2},
+                              {.dp = 4},
+                              {.tp = 2},
+                              {.tp = 4},
+                              {.dp = 2, .tp = 2},
+                              {.pp = 2},
+                              {.pp = 4},
+                              {.dp = 2, .pp = 2},
+                              {.tp = 2, .pp = 2}});
 }
 
 TEST_CASE("dropout masks do not depend on the layout") {
-  check_layouts(job(kDense, 0.25), {{.dp = 2}, {.tp = 2}, {.dp = 2, .tp = 2}});
+  check_layouts(job(kDense, 0.25), {{.dp = 2}, {.tp = 2}, {.dp = 2, .tp = 2}, {.pp = 2}});
 }
 
 TEST_CASE("a sparse model trains alike on every layout") {
@@ -204,7 +214,11 @@ TEST_CASE("a sparse model trains alike on every layout") {
                                  {.tp = 4},
                                  {.dp = 2, .ep = 2},
                                  {.tp = 2, .ep = 2},
-                                 {.dp = 2, .tp = 2}});
+                                 {.dp = 2, .tp = 2},
+                                 {.pp = 2},
+                                 {.pp = 4},
+                                 {.dp = 2, .pp = 2},
+                                 {.ep = 2, .pp = 2}});
 }
 
 }  // namespace tailor::trainer

@@ -49,7 +49,11 @@ double GradientSync::norm(const at::Tensor& gradients) const {
     if (placement.expert_part) mesh_.ep->all_reduce(square, Reduce::Sum);
     total += value;
   }
-  return std::sqrt(total);
+  auto square = at::zeros({1}, at::kDouble);
+  auto& value = *square.mutable_data_ptr<double>();
+  value = total;
+  mesh_.pp->all_reduce(square, Reduce::Sum);
+  return std::sqrt(value);
 }
 
 }  // namespace tailor::trainer

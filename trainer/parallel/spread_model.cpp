@@ -6,6 +6,7 @@
 #include "distributed/tensor_parallel.hpp"
 #include "models/layers/decoder.hpp"
 #include "models/layers/moe.hpp"
+#include "trainer/parallel/pipeline.hpp"
 
 namespace tailor::trainer {
 namespace {
@@ -31,6 +32,8 @@ void divide_experts(models::MoeBlock& block, const distributed::Mesh& mesh) {
 }  // namespace
 
 void spread_model(models::CausalLM& model, const distributed::Mesh& mesh) {
+  if (mesh.sizes.pp > 1)
+    model.keep_stage(stage_of(model.shape().num_hidden_layers, mesh.place.pp, mesh.sizes.pp));
   distributed::cut_for_tensor_parallel(model, mesh.place.tp, mesh.sizes.tp);
   auto* decoder = model.decoder();
   bool sparse = false;
@@ -43,7 +46,8 @@ void spread_model(models::CausalLM& model, const distributed::Mesh& mesh) {
     }
     if (mesh.sizes.tp > 1) decoder->set_region(distributed::make_tensor_region(mesh.tp));
   }
-  if (mesh.sizes.ep > 1 && !sparse)
+  // A stage may hold dense layers alone; then another one has the experts.
+  if (mesh.sizes.ep > 1 && !sparse && mesh.sizes.pp == 1)
     throw configs::ConfigError("expert_parallel_size " + std::to_string(mesh.sizes.ep) + ": " +
                                model.shape().model_type + " has no experts; leave it at 1");
 }

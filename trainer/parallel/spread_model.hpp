@@ -7,9 +7,9 @@
 namespace tailor::trainer {
 
 /// Makes a model that is neither loaded nor adapted one of the parts that the ranks of `mesh` hold:
-/// matrices and vocabulary cut over tp, experts divided over ep. Throws configs::ConfigError in the
-/// words of the setting (tensor_parallel_size, expert_parallel_size) where the model cannot be cut
-/// so.
+/// matrices and vocabulary cut over tp, experts divided over ep, layers over pp. Throws
+/// configs::ConfigError in the words of the setting (tensor_parallel_size, ...) where the model
+/// cannot be cut so.
 void spread_model(models::CausalLM& model, const distributed::Mesh& mesh);
 
 /// The part of the vocabulary that this rank's head holds.

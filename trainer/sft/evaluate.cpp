@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "trainer/parallel/pipeline.hpp"
 #include "trainer/sft/micro_batch.hpp"
 
 namespace tailor::trainer {
@@ -35,7 +36,7 @@ void add_up(LossSums& sums, distributed::Group& group) {
 
 }  // namespace
 
-LossSums evaluate(const models::CausalLM& model, const Dataset& dataset,
+LossSums evaluate(models::CausalLM& model, const Dataset& dataset,
                   const distributed::Mesh& mesh, const VocabularyPart& vocabulary,
                   const std::function<void(std::int64_t, std::int64_t)>& progress) {
   const at::NoGradGuard no_grad;
@@ -53,7 +54,10 @@ LossSums evaluate(const models::CausalLM& model, const Dataset& dataset,
     const auto batch = make_batch(micro_batch.documents, multiple);
     if (counts || mesh.sizes.ep > 1) {
       const auto part =
-          summed_cross_entropy(model, model.hidden_states(batch), batch.targets_T, vocabulary).sums;
+          mesh.sizes.pp > 1
+              ? pipelined_loss(model, batch, mesh, vocabulary)
+              : summed_cross_entropy(model, model.hidden_states(batch), batch.targets_T, vocabulary)
+                    .sums;
       if (counts) sums += part;
     }
     for (auto i = round; i < std::min(round + ranks, micro_batches.size()); ++i)
@@ -61,10 +65,11 @@ LossSums evaluate(const models::CausalLM& model, const Dataset& dataset,
     if (progress) progress(done, static_cast<std::int64_t>(dataset.examples.size()));
   }
   add_up(sums, *mesh.data);
+  add_up(sums, *mesh.pp);  // the last stage alone has them
   return sums;
 }
 
-LossSums evaluate(const models::CausalLM& model, const Dataset& dataset,
+LossSums evaluate(models::CausalLM& model, const Dataset& dataset,
                   const std::function<void(std::int64_t, std::int64_t)>& progress) {
   const auto world = distributed::make_single_group();
   return evaluate(model, dataset, distributed::make_mesh(*world, {}), {}, progress);

@@ -137,8 +137,12 @@ class SftLoop {
     const auto rate = rate_.at(state_.step);
     const auto number = state_.step + 1;
     const auto share = draw();
-    const auto loss = adapted_loss(run_.model, run_.adapter, config_.seed, number, run_.vocabulary);
-    const auto report = sft_step(loss, trainable_, optimizer_, share.documents, sync_,
+    const auto pass =
+        run_.mesh.sizes.pp > 1
+            ? in_stages(run_.model, run_.adapter, config_.seed, number, run_.mesh, run_.vocabulary)
+            : one_by_one(
+                  adapted_loss(run_.model, run_.adapter, config_.seed, number, run_.vocabulary));
+    const auto report = sft_step(pass, trainable_, optimizer_, share.documents, sync_,
                                  {.step = number,
                                   .learning_rate = rate,
                                   .max_grad_norm = config_.max_grad_norm,

@@ -19,7 +19,7 @@ namespace tailor::trainer {
 /// to begin with, those of `checkpoint` where there is one.
 struct SftRun {
   const RunConfig& config;
-  const models::CausalLM& model;
+  models::CausalLM& model;
   peft::LoraAdapter& adapter;
   const Dataset& train;
   const Dataset* eval = nullptr;  // none: no evaluation

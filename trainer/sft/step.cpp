@@ -45,6 +45,25 @@ LabelledBatch empty_batch(std::int64_t row_multiple) {
   return make_batch({&nothing}, row_multiple);
 }
 
+/// The step's micro-batches. One without targets is left out, except where experts are spread:
+/// every rank then has as many as the one that has most.
+std::vector<NumberedBatch> numbered_batches(std::span<const Example* const> documents,
+                                            const distributed::Mesh& mesh,
+                                            const StepSettings& settings) {
+  const bool exchanging = mesh.sizes.ep > 1;
+  std::vector<NumberedBatch> out;
+  for (const auto& micro_batch : cut(documents, settings.micro_batch_tokens)) {
+    auto batch = make_batch(micro_batch.documents, settings.row_multiple);
+    if (batch.num_supervised == 0 && !exchanging) continue;
+    out.push_back({std::move(batch), settings.first_token + micro_batch.first_token});
+  }
+  if (!exchanging) return out;
+  const auto number = most(out.size(), *mesh.ep);
+  while (static_cast<std::int64_t>(out.size()) < number)
+    out.push_back({empty_batch(settings.row_multiple), settings.first_token});
+  return out;
+}
+
 [[noreturn]] void fail(std::int64_t step, const std::string& what) {
   throw NumericError("step " + std::to_string(step) + ": " + what);
 }
@@ -65,7 +84,41 @@ class DropoutScope {
 
 }  // namespace
 
+StepPass one_by_one(BatchLoss batch_loss) {
+  return [batch_loss = std::move(batch_loss)](std::span<const NumberedBatch> batches,
+                                              const at::Tensor& share) {
+    LossSums sums;
+    for (const auto& item : batches) {
+      const auto part = batch_loss(item.batch, item.first_token);
+      part.loss.backward(share);
+      sums += part.sums;
+    }
+    return sums;
+  };
+}
+
+StepPass in_stages(models::CausalLM& model, peft::LoraAdapter& adapter, std::uint64_t seed,
+                   std::int64_t step, const distributed::Mesh& mesh,
+                   const VocabularyPart& vocabulary) {
+  const auto around = [&adapter, seed, step](const NumberedBatch& item,
+                                             const std::function<at::Tensor()>& forward) {
+    const peft::DropoutState dropout{.seed = seed, .step = step, .first_token = item.first_token};
+    const DropoutScope scope(adapter, dropout);
+    return forward();
+  };
+  return [&model, &mesh, vocabulary, around](std::span<const NumberedBatch> batches,
+                                             const at::Tensor& share) {
+    return pipelined_pass(model, batches, share, mesh, vocabulary, around);
+  };
+}
+
 StepReport sft_step(const BatchLoss& batch_loss, FlatParameters& trainable, AdamW& optimizer,
+                    std::span<const Example* const> documents, const GradientSync& sync,
+                    const StepSettings& settings) {
+  return sft_step(one_by_one(batch_loss), trainable, optimizer, documents, sync, settings);
+}
+
+StepReport sft_step(const StepPass& pass, FlatParameters& trainable, AdamW& optimizer,
                     std::span<const Example* const> documents, const GradientSync& sync,
                     const StepSettings& settings) {
   trainable.gradients().zero_();
@@ -78,27 +131,15 @@ StepReport sft_step(const BatchLoss& batch_loss, FlatParameters& trainable, Adam
                             " tokens is supervised: there is nothing to learn from");
   const auto share = at::full({}, 1.0 / static_cast<double>(counts.supervised), at::kFloat);
 
+  const auto passed = pass(numbered_batches(documents, sync.mesh(), settings), share);
   auto sums = at::zeros({2}, at::kDouble);  // loss, correct
   auto* sum = sums.mutable_data_ptr<double>();
-  const auto micro_batches = cut(documents, settings.micro_batch_tokens);
-  const bool exchanging = sync.mesh().sizes.ep > 1;
-  const auto num_batches = exchanging ? most(micro_batches.size(), *sync.mesh().ep)
-                                      : static_cast<std::int64_t>(micro_batches.size());
-  for (std::int64_t i = 0; i < num_batches; ++i) {
-    const bool own = i < static_cast<std::int64_t>(micro_batches.size());
-    const auto* micro_batch = own ? &micro_batches[static_cast<std::size_t>(i)] : nullptr;
-    const auto batch = own ? make_batch(micro_batch->documents, settings.row_multiple)
-                           : empty_batch(settings.row_multiple);
-    if (batch.num_supervised == 0 && !exchanging) continue;
-    const auto part =
-        batch_loss(batch, settings.first_token + (own ? micro_batch->first_token : 0));
-    part.loss.backward(share);
-    sum[0] += part.sums.loss;
-    sum[1] += static_cast<double>(part.sums.num_correct);
-  }
+  sum[0] = passed.loss;
+  sum[1] = static_cast<double>(passed.num_correct);
   // Once a step, not once a micro-batch.
   sync.reduce(trainable.gradients());
   sync.data().all_reduce(sums, Reduce::Sum);
+  sync.mesh().pp->all_reduce(sums, Reduce::Sum);  // the last stage alone has them
 
   // Every rank holds the same numbers by now, so every rank takes the same branch.
   const StepReport report{.loss = sum[0] / static_cast<double>(counts.supervised),

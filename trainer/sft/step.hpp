@@ -6,6 +6,7 @@
 #include "peft/lora.hpp"
 #include "trainer/losses/cross_entropy.hpp"
 #include "trainer/parallel/gradient_sync.hpp"
+#include "trainer/parallel/pipeline.hpp"
 #include "trainer/sft/micro_batch.hpp"
 #include "trainer/sft/optimizer.hpp"
 
@@ -28,12 +29,25 @@ struct StepReport {
   std::int64_t num_tokens = 0, num_supervised = 0, num_correct = 0;  // of all ranks
 };
 
+/// Forward and backward of all micro-batches of a step, `share` times the summed loss.
+using StepPass =
+    std::function<LossSums(std::span<const NumberedBatch> batches, const at::Tensor& share)>;
+StepPass one_by_one(BatchLoss batch_loss);
+/// Over the stages of a pipeline, with dropout masks as adapted_loss() has them.
+StepPass in_stages(models::CausalLM& model, peft::LoraAdapter& adapter, std::uint64_t seed,
+                   std::int64_t step, const distributed::Mesh& mesh,
+                   const VocabularyPart& vocabulary);
+
 /// One optimizer step over `documents`, this rank's share: zero, count, forward and backward a
 /// micro-batch, reduce once, clip, check, update. Every supervised token weighs the same, however
 /// the documents are cut. Throws NumericError, before the parameters are touched, where no token is
 /// supervised and where the loss or the gradient norm is not finite. Where experts are spread over
 /// ranks, a rank that has fewer micro-batches joins in with empty ones, since the exchange of rows
 /// needs all of them.
+StepReport sft_step(const StepPass& pass, FlatParameters& trainable, AdamW& optimizer,
+                    std::span<const Example* const> documents, const GradientSync& sync,
+                    const StepSettings& settings);
+
 StepReport sft_step(const BatchLoss& batch_loss, FlatParameters& trainable, AdamW& optimizer,
                     std::span<const Example* const> documents, const GradientSync& sync,
                     const StepSettings& settings);

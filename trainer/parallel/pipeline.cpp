@@ -1,0 +1,135 @@
+// T tokens of a micro-batch as a stage holds them, D hidden_size.
+#include "trainer/parallel/pipeline.hpp"
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <deque>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "configs/reader.hpp"
+
+namespace tailor::trainer {
+namespace {
+
+using distributed::Pending;
+
+/// The neighbours of a stage. Sends are waited for late: two neighbours send to each other at the
+/// same time.
+class Neighbours {
+ public:
+  Neighbours(models::CausalLM& model, distributed::Group& pp) : model_(model), pp_(pp) {}
+  ~Neighbours() = default;
+  Neighbours(const Neighbours&) = delete;
+  Neighbours& operator=(const Neighbours&) = delete;
+
+  bool is_first() const { return pp_.rank() == 0; }
+  bool is_last() const { return pp_.rank() + 1 == pp_.size(); }
+
+  at::Tensor receive(const LabelledBatch& batch, int from) {
+    auto x_TD = at::empty(
+        {model_.decoder()->rows_between_stages(batch.num_tokens()), model_.shape().hidden_size},
+        models::kernels::activation_dtype(model_.arithmetic()));
+    pp_.recv(x_TD, from);
+    return x_TD;
+  }
+  at::Tensor from_previous(const LabelledBatch& batch) { return receive(batch, pp_.rank() - 1); }
+  at::Tensor from_next(const LabelledBatch& batch) { return receive(batch, pp_.rank() + 1); }
+  void to_previous(const at::Tensor& x_TD) { send(x_TD, pp_.rank() - 1); }
+  void to_next(const at::Tensor& x_TD) { send(x_TD, pp_.rank() + 1); }
+
+  void finish() {
+    for (auto& [tensor, pending] : sends_) pending.wait();
+    sends_.clear();
+  }
+
+ private:
+  void send(const at::Tensor& x_TD, int to) {
+    while (!sends_.empty() && sends_.front().second.ready()) sends_.pop_front();
+    auto kept = x_TD.contiguous();
+    auto pending = pp_.start_send(kept, to);
+    sends_.emplace_back(std::move(kept), std::move(pending));
+  }
+
+  models::CausalLM& model_;
+  distributed::Group& pp_;
+  std::deque<std::pair<at::Tensor, Pending>> sends_;
+};
+
+/// A micro-batch between its forward and its backward.
+struct InFlight {
+  at::Tensor in_TD, out;  // out: the residual stream, or the last stage's loss
+};
+
+}  // namespace
+
+models::Stage stage_of(std::int64_t num_layers, int index, int count) {
+  if (count > num_layers)
+    throw configs::ConfigError("pipeline_parallel_size " + std::to_string(count) +
+                               ": expected at most one stage a layer, the model has " +
+                               std::to_string(num_layers));
+  return {.begin = num_layers * index / count,
+          .end = num_layers * (index + 1) / count,
+          .first = index == 0,
+          .last = index + 1 == count};
+}
+
+LossSums pipelined_pass(models::CausalLM& model, std::span<const NumberedBatch> batches,
+                        const at::Tensor& share, const distributed::Mesh& mesh,
+                        const VocabularyPart& vocabulary, const AroundForward& around) {
+  Neighbours neighbours(model, *mesh.pp);
+  LossSums sums;
+  std::deque<InFlight> in_flight;
+
+  const auto forward = [&](const NumberedBatch& item) {
+    InFlight now;
+    if (!neighbours.is_first()) now.in_TD = neighbours.from_previous(item.batch).requires_grad_();
+    now.out = around(item, [&] {
+      return model.decoder()->forward_stage(item.batch, now.in_TD, model.arithmetic());
+    });
+    if (neighbours.is_last()) {
+      const auto loss = summed_cross_entropy(model, now.out, item.batch.targets_T, vocabulary);
+      sums += loss.sums;
+      now.out = loss.loss;
+    } else {
+      neighbours.to_next(now.out.detach());
+    }
+    in_flight.push_back(std::move(now));
+  };
+  const auto backward = [&](const NumberedBatch& item) {
+    const auto now = std::move(in_flight.front());
+    in_flight.pop_front();
+    const auto gradient = neighbours.is_last() ? share : neighbours.from_next(item.batch);
+    if (now.out.requires_grad()) now.out.backward(gradient);  // else nothing here is trained
+    if (!neighbours.is_first()) neighbours.to_previous(now.in_TD.grad());
+  };
+
+  const auto stages_behind = static_cast<std::size_t>(mesh.pp->size() - 1 - mesh.pp->rank());
+  const auto warm_up = std::min(stages_behind, batches.size());
+  std::size_t done = 0;
+  for (std::size_t i = 0; i < batches.size(); ++i) {
+    forward(batches[i]);
+    if (i >= warm_up) backward(batches[done++]);
+  }
+  while (done < batches.size()) backward(batches[done++]);
+  neighbours.finish();
+  return sums;
+}
+
+LossSums pipelined_loss(models::CausalLM& model, const LabelledBatch& batch,
+                        const distributed::Mesh& mesh, const VocabularyPart& vocabulary) {
+  Neighbours neighbours(model, *mesh.pp);
+  const auto in_TD = neighbours.is_first() ? at::Tensor() : neighbours.from_previous(batch);
+  const auto out_TD = model.decoder()->forward_stage(batch, in_TD, model.arithmetic());
+  LossSums sums;
+  if (neighbours.is_last())
+    sums = summed_cross_entropy(model, out_TD, batch.targets_T, vocabulary).sums;
+  else
+    neighbours.to_next(out_TD);
+  neighbours.finish();
+  return sums;
+}
+
+}  // namespace tailor::trainer
