@@ -82,6 +82,9 @@ void finish_config(configs::Section& config) {
   for (const auto& key : config.keys()) {
     if (key.starts_with('_') || config.is_empty(key)) config.ignore(key);
   }
+  if (!config.is_empty("quantization_config"))
+    config.reject("quantization_config",
+                  "expected none: quantized weights are not supported, bfloat16 ones are");
   config.finish();
 }
 

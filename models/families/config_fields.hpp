@@ -1,11 +1,13 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "configs/reader.hpp"
 #include "models/families/causal_lm.hpp"
 #include "models/layers/decoder.hpp"
+#include "models/layers/mla.hpp"
 #include "models/layers/self_attention.hpp"
 
 namespace tailor::models {
@@ -14,6 +16,7 @@ namespace tailor::models {
 struct DecoderConfig {
   ModelShape shape;
   SelfAttentionConfig attention;
+  std::optional<MlaConfig> latent_attention;  // in place of `attention`
   std::int64_t intermediate_size = 0;
   double rms_norm_eps = 1e-6;
   bool tie_word_embeddings = false, mlp_bias = false;
@@ -33,6 +36,9 @@ void finish_config(configs::Section& config);
 /// Builds embedding, the given layers, norm and head.
 std::unique_ptr<CausalLM> make_decoder(const DecoderConfig& config,
                                        std::vector<std::unique_ptr<DecoderLayer>> layers);
+
+/// The attention of one layer.
+std::unique_ptr<AttentionBlock> make_attention(const DecoderConfig& config, std::int64_t layer);
 
 /// Layers of SelfAttention and SwiGluMlp.
 std::unique_ptr<CausalLM> make_dense_decoder(const DecoderConfig& config);

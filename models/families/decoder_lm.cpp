@@ -60,12 +60,18 @@ std::unique_ptr<CausalLM> make_decoder(const DecoderConfig& config,
   return std::make_unique<DecoderLM>(config, std::move(layers));
 }
 
+std::unique_ptr<AttentionBlock> make_attention(const DecoderConfig& config, std::int64_t layer) {
+  if (config.latent_attention)
+    return std::make_unique<LatentAttention>(*config.latent_attention, layer);
+  return std::make_unique<SelfAttention>(config.attention, layer);
+}
+
 std::unique_ptr<CausalLM> make_dense_decoder(const DecoderConfig& config) {
   std::vector<std::unique_ptr<DecoderLayer>> layers;
   const auto hidden = config.shape.hidden_size;
   for (std::int64_t i = 0; i < config.shape.num_hidden_layers; ++i)
     layers.push_back(std::make_unique<DecoderLayer>(
-        std::make_unique<SelfAttention>(config.attention, i),
+        make_attention(config, i),
         std::make_unique<SwiGluMlp>(hidden, config.intermediate_size, config.mlp_bias), hidden,
         config.rms_norm_eps));
   return make_decoder(config, std::move(layers));

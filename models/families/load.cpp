@@ -3,6 +3,8 @@
 #include <map>
 
 #include "models/families/causal_lm.hpp"
+#include "models/families/deepseek_v2.hpp"
+#include "models/families/deepseek_v3.hpp"
 #include "models/families/llama.hpp"
 #include "models/families/mixtral.hpp"
 #include "models/families/olmoe.hpp"
@@ -17,10 +19,16 @@ namespace {
 using Maker = std::unique_ptr<CausalLM> (*)(configs::Section);
 
 const std::map<std::string, Maker>& families() {
-  static const std::map<std::string, Maker> all{
-      {"llama", llama::make},        {"mixtral", mixtral::make},     {"olmoe", olmoe::make},
-      {"qwen2", qwen2::make},        {"qwen2_moe", qwen2_moe::make}, {"qwen3", qwen3::make},
-      {"qwen3_moe", qwen3_moe::make}};
+  static const std::map<std::string, Maker> all{{"deepseek_v2", deepseek_v2::make},
+                                                {"deepseek_v3", deepseek_v3::make},
+                                                {"kimi_k2", deepseek_v3::make},
+                                                {"llama", llama::make},
+                                                {"mixtral", mixtral::make},
+                                                {"olmoe", olmoe::make},
+                                                {"qwen2", qwen2::make},
+                                                {"qwen2_moe", qwen2_moe::make},
+                                                {"qwen3", qwen3::make},
+                                                {"qwen3_moe", qwen3_moe::make}};
   return all;
 }
 

@@ -13,7 +13,9 @@ constexpr std::int64_t kMostExperts = 1 << 14;  // beyond, the file is damaged
 MoeConfig read_moe_config(configs::Section& config, const DecoderConfig& decoder) {
   MoeConfig out;
   out.hidden_size = decoder.shape.hidden_size;
-  const auto* experts = config.has("num_local_experts") ? "num_local_experts" : "num_experts";
+  const auto* experts = "num_experts";
+  for (const auto* other : {"num_local_experts", "n_routed_experts"})
+    if (config.has(other)) experts = other;
   auto& router = out.router;
   // A value that was refused becomes one that the blocks can be made of; check() comes after.
   router.num_experts =
@@ -51,9 +53,8 @@ std::unique_ptr<CausalLM> make_moe_decoder(const DecoderConfig& config, const Mo
       block = std::make_unique<MoeBlock>(moe, i);
     else
       block = std::make_unique<SwiGluMlp>(hidden, config.intermediate_size, config.mlp_bias);
-    layers.push_back(
-        std::make_unique<DecoderLayer>(std::make_unique<SelfAttention>(config.attention, i),
-                                       std::move(block), hidden, config.rms_norm_eps, block_name));
+    layers.push_back(std::make_unique<DecoderLayer>(make_attention(config, i), std::move(block),
+                                                    hidden, config.rms_norm_eps, block_name));
   }
   auto with_experts = config;
   with_experts.shape.num_experts = moe.router.num_experts;

@@ -49,7 +49,8 @@ Decoder::Decoder(std::int64_t vocab_size, std::int64_t hidden_size, double rms_n
     : embed_tokens_(vocab_size, hidden_size),
       layers_(std::move(layers)),
       norm_(hidden_size, rms_norm_eps),
-      frequency_F_(rope_frequencies(rope)) {
+      frequency_F_(rope_frequencies(rope)),
+      attention_factor_(rope.attention_factor) {
   stage_.end = static_cast<std::int64_t>(layers_.size());
   register_children(/*with_embedding=*/true);
 }
@@ -88,7 +89,8 @@ at::Tensor Decoder::forward(const Batch& batch, kernels::Arithmetic arithmetic) 
 at::Tensor Decoder::forward_stage(const Batch& batch, const at::Tensor& x_TD,
                                   kernels::Arithmetic arithmetic) const {
   const bool scattered = is_scattered(batch.num_tokens(), batch.cache != nullptr);
-  const LayerContext context{batch, rope_angles(batch.positions_T, frequency_F_), scattered};
+  const LayerContext context{batch, rope_angles(batch.positions_T, frequency_F_, attention_factor_),
+                             scattered};
   DecoderLayer::Stream stream{x_TD, {}};
   if (stage_.first) {
     stream.x_TD = embed_tokens_.forward(batch.ids_T, kernels::activation_dtype(arithmetic));

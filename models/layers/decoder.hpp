@@ -81,6 +81,7 @@ class Decoder final : public Module {
   std::vector<std::unique_ptr<DecoderLayer>> layers_;
   RmsNorm norm_;
   at::Tensor frequency_F_;
+  double attention_factor_;
   std::shared_ptr<Region> region_;
   Stage stage_;
 };

@@ -8,10 +8,11 @@ A directory is a whole HF model (config.json, model.safetensors in float32, toke
   logits                         (T, V)  float32: every document alone through the model
   loss                           (1)     float32: mean negative log likelihood of the supervised tokens, in nats
   prompt_ids, greedy_ids         (P), (16)  int64: a prompt and its greedy continuation (no token ends it)
-  router_logits.L, router_ids.L  (T, E) float32, (T, K) int64: what the router of sparse layer L says and chooses
+  router_logits.L, router_ids.L  (T, E) float32, (T, K) int64: what the router of sparse layer L says and chooses,
+                                 best first
 
 The metadata records the library versions and `greedy_margin`, the smallest distance between the best and the second
-logit on the way, and for sparse models `router_margin`, the smallest between two router logits whose order decides.
+logit on the way, and for sparse models `router_margin`, the smallest between two numbers whose order decides in a router.
 
     python scripts/golden/make_tiny_models.py [--out tests/golden] [NAME...]
 """
@@ -57,6 +58,17 @@ COMMON = dict(HEADS, vocab_size=VOCAB_SIZE, max_position_embeddings=1024, dtype=
 TOKENS = dict(bos_token_id=0, eos_token_id=2, pad_token_id=0)
 SPARSE = dict(COMMON, **TOKENS, tie_word_embeddings=True, num_hidden_layers=2)
 PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+LATENT = dict(num_key_value_heads=4, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=12)
+DEEPSEEK = SPARSE | LATENT | dict(num_hidden_layers=3, first_k_dense_replace=1, n_routed_experts=8, moe_intermediate_size=8)
+# Of the four rotated pairs one keeps its frequency, two are blended and one is slowed by the whole factor.
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "beta_fast": 4.0,
+    "beta_slow": 0.1,
+    "original_max_position_embeddings": 64,
+}
 
 MODELS = {
     "tiny_llama": (
@@ -155,6 +167,50 @@ MODELS = {
             rope_parameters=PLAIN_ROPE,
         ),
     ),
+    # As V2-Lite: queries without a latent, no groups.
+    "tiny_deepseek_v2": (
+        transformers.DeepseekV2ForCausalLM,
+        transformers.DeepseekV2Config(
+            **DEEPSEEK,
+            q_lora_rank=None,
+            rms_norm_eps=1e-2,  # not that of the latents' norms
+            n_shared_experts=2,
+            num_experts_per_tok=3,
+            topk_method="greedy",
+            rope_parameters=PLAIN_ROPE,
+        ),
+    ),
+    # As V2: the temperature is in the softmax scale alone.
+    "tiny_deepseek_v2_groups": (
+        transformers.DeepseekV2ForCausalLM,
+        transformers.DeepseekV2Config(
+            **DEEPSEEK,
+            q_lora_rank=20,
+            n_shared_experts=1,
+            num_experts_per_tok=3,
+            topk_method="group_limited_greedy",
+            n_group=4,
+            topk_group=2,
+            routed_scaling_factor=2.0,
+            attention_bias=True,
+            rope_parameters=YARN | {"mscale": 0.707, "mscale_all_dim": 0.707},
+        ),
+    ),
+    # The temperature is partly in the rotation too. One layer behind the last predicts a further token.
+    "tiny_deepseek_v3": (
+        transformers.DeepseekV3ForCausalLM,
+        transformers.DeepseekV3Config(
+            **DEEPSEEK,
+            q_lora_rank=20,
+            n_shared_experts=1,
+            num_experts_per_tok=2,
+            n_group=2,
+            topk_group=1,
+            routed_scaling_factor=2.5,
+            num_nextn_predict_layers=1,
+            rope_parameters=YARN | {"mscale": 1.0, "mscale_all_dim": 0.5},
+        ),
+    ),
 }
 
 
@@ -210,6 +266,9 @@ def fill_randomly(model: torch.nn.Module, seed: int) -> None:
             parameter.copy_(0.6 * noise)
         else:
             parameter.copy_(1.5 * noise / parameter.shape[-1] ** 0.5)
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.copy_(0.3 * torch.randn(buffer.shape, generator=generator))
 
 
 def make_hub_style(directory: pathlib.Path) -> None:
@@ -229,6 +288,15 @@ def make_hub_style(directory: pathlib.Path) -> None:
     template.unlink()
 
 
+def add_predictor(directory: pathlib.Path, layer: int) -> None:
+    """Tensors of a layer that predicts a further token: readers of the model alone pass over them."""
+    path = directory / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    tensors[f"model.layers.{layer}.eh_proj.weight"] = torch.ones(2, 4)
+    tensors[f"model.layers.{layer}.mlp.gate.weight"] = torch.ones(2, 2)
+    safetensors.torch.save_file(tensors, path, {"format": "pt"})
+
+
 def greedy(model: torch.nn.Module, prompt: torch.Tensor) -> tuple[torch.Tensor, float]:
     ids, margin = prompt, float("inf")
     for _ in range(NEW_TOKENS):
@@ -236,6 +304,22 @@ def greedy(model: torch.nn.Module, prompt: torch.Tensor) -> tuple[torch.Tensor, 
         margin = min(margin, (top.values[0] - top.values[1]).item())
         ids = torch.cat([ids, top.indices[:1]])
     return ids[len(prompt) :], margin
+
+
+def choice_scores(router: torch.nn.Module, logits: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """What the experts are chosen by, -inf outside the best groups, and how near other groups are to those."""
+    bias = getattr(router, "e_score_correction_bias", None)
+    scores = logits if bias is None else logits.sigmoid() + bias
+    groups = getattr(router, "num_group", None) or 1
+    if groups == 1 or getattr(router, "topk_method", "") == "greedy":
+        return scores, float("inf")
+    blocks = scores.unflatten(1, (groups, -1))
+    best = blocks.amax(-1) if bias is None else blocks.topk(2).values.sum(-1)
+    kept = router.topk_group
+    values, order = best.sort(dim=-1, descending=True)
+    outside = torch.ones_like(best, dtype=torch.bool).scatter(1, order[:, :kept], False)
+    margin = (values[:, kept - 1] - values[:, kept]).min().item()
+    return blocks.masked_fill(outside[..., None], float("-inf")).flatten(1), margin
 
 
 def router_tensors(model: torch.nn.Module, documents: list[torch.Tensor]) -> tuple[dict[str, torch.Tensor], float]:
@@ -254,8 +338,10 @@ def router_tensors(model: torch.nn.Module, documents: list[torch.Tensor]) -> tup
     tensors, margin = {}, float("inf")
     for number, calls in answers.items():
         logits, ids = torch.cat([call[0] for call in calls]), torch.cat([call[2] for call in calls])
-        best = logits.sort(dim=-1, descending=True).values[:, : ids.shape[1] + 1]
-        margin = min(margin, (best[:, :-1] - best[:, 1:]).min().item())
+        scores, group_margin = choice_scores(model.model.layers[number].mlp.gate, logits)
+        best = scores.sort(dim=-1, descending=True).values[:, : ids.shape[1] + 1]
+        margin = min(margin, group_margin, (best[:, :-1] - best[:, 1:]).min().item())
+        ids = ids.gather(1, scores.gather(1, ids).argsort(dim=-1, descending=True))
         tensors |= {f"router_logits.{number}": logits, f"router_ids.{number}": ids}
     return tensors, margin
 
@@ -303,8 +389,10 @@ def make(name: str, directory: pathlib.Path) -> None:
     else:
         raise SystemExit(f"{name}: no seed gives a clear continuation")
     model.save_pretrained(directory)
-    if name == "tiny_llama3":
+    if name in ("tiny_llama3", "tiny_deepseek_v2_groups"):
         make_hub_style(directory)
+    if name == "tiny_deepseek_v3":
+        add_predictor(directory, config.num_hidden_layers)
 
     # What a reader of the files gets, not what is in memory.
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype="float32", attn_implementation="eager")
