@@ -183,9 +183,6 @@ ParallelConfig read_parallel(Section section) {
   config.expert_parallel_size = size("expert_parallel_size");
   config.pipeline_parallel_size = size("pipeline_parallel_size");
   config.dp_shard_size = size("dp_shard_size");
-  if (config.dp_shard_size != 1)
-    section.report("dp_shard_size",
-                   "expected 1: every rank of this build holds the whole of its layers");
   section.finish();
   return config;
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -53,7 +54,9 @@ std::unique_ptr<CausalLM> load_causal_lm(const Pretrained& pretrained, at::Scala
 
 /// Reads every parameter of a model that is made, and was perhaps cut into parts, but is not
 /// loaded.
+/// `loaded` hears of each as it is read.
 void load_parameters(CausalLM& model, const Pretrained& pretrained, at::ScalarType dtype,
-                     kernels::Arithmetic arithmetic);
+                     kernels::Arithmetic arithmetic,
+                     const std::function<void(const NamedParameter&)>& loaded = {});
 
 }  // namespace tailor::models

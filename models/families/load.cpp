@@ -86,7 +86,8 @@ std::unique_ptr<CausalLM> load_causal_lm(const Pretrained& pretrained, at::Scala
 }
 
 void load_parameters(CausalLM& model, const Pretrained& pretrained, at::ScalarType dtype,
-                     kernels::Arithmetic arithmetic) {
+                     kernels::Arithmetic arithmetic,
+                     const std::function<void(const NamedParameter&)>& loaded) {
   const auto parameters = model.parameters();
   check_tensors(parameters, pretrained);
   for (const auto& parameter : parameters) {
@@ -95,6 +96,7 @@ void load_parameters(CausalLM& model, const Pretrained& pretrained, at::ScalarTy
     *parameter.value =
         slice ? tensors.read_slice(parameter.name, dtype, slice->dim, slice->begin, slice->length)
               : tensors.read(parameter.name, dtype);
+    if (loaded) loaded(parameter);
   }
   model.finish_loading(arithmetic);
 }

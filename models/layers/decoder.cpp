@@ -2,11 +2,44 @@
 
 #include <ATen/TensorOperators.h>
 #include <c10/util/Exception.h>
+#include <torch/csrc/autograd/custom_function.h>
 
+#include <functional>
 #include <string>
 #include <utility>
 
 namespace tailor::models {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+struct Action final : torch::CustomClassHolder {
+  explicit Action(std::function<void()> f) : run(std::move(f)) {}
+  std::function<void()> run;
+};
+
+/// The identity; backward acts first.
+struct AtBackward : torch::autograd::Function<AtBackward> {
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& delta,
+                               const c10::intrusive_ptr<Action>& action) {
+    ctx->saved_data["action"] = c10::IValue::make_capsule(action);
+    return {x.view(x.sizes()), delta.view(delta.sizes())};
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
+    static_cast<const Action&>(*ctx->saved_data["action"].toCapsule()).run();
+    return {dy[0], dy[1], {}};
+  }
+};
+
+DecoderLayer::Stream at_backward(const DecoderLayer::Stream& stream, std::function<void()> run) {
+  if (!stream.delta_TD.defined()) return stream;  // the embedding: no gradient goes further
+  const auto out =
+      AtBackward::apply(stream.x_TD, stream.delta_TD, c10::make_intrusive<Action>(std::move(run)));
+  return {out[0], out[1]};
+}
+
+}  // namespace
 
 DecoderLayer::DecoderLayer(std::unique_ptr<AttentionBlock> attention,
                            std::unique_ptr<FeedForward> mlp, std::int64_t hidden_size,
@@ -86,6 +119,19 @@ at::Tensor Decoder::forward(const Batch& batch, kernels::Arithmetic arithmetic) 
   return forward_stage(batch, {}, arithmetic);
 }
 
+DecoderLayer::Stream Decoder::run_layer(std::size_t i, DecoderLayer::Stream stream,
+                                        const LayerContext& context) const {
+  if (!residency_) return layers_[i]->forward(stream, context);
+  const auto layer = static_cast<std::int64_t>(i);
+  stream = at_backward(stream, [residency = residency_, layer] { residency->release(layer); });
+  residency_->acquire(layer, LayerResidency::Direction::Forward);
+  stream = layers_[i]->forward(stream, context);
+  residency_->release(layer);
+  return at_backward(stream, [residency = residency_, layer] {
+    residency->acquire(layer, LayerResidency::Direction::Backward);
+  });
+}
+
 at::Tensor Decoder::forward_stage(const Batch& batch, const at::Tensor& x_TD,
                                   kernels::Arithmetic arithmetic) const {
   const bool scattered = is_scattered(batch.num_tokens(), batch.cache != nullptr);
@@ -96,7 +142,7 @@ at::Tensor Decoder::forward_stage(const Batch& batch, const at::Tensor& x_TD,
     stream.x_TD = embed_tokens_.forward(batch.ids_T, kernels::activation_dtype(arithmetic));
     if (region_) stream.x_TD = region_->leave(stream.x_TD, scattered);
   }
-  for (const auto& layer : layers_) stream = layer->forward(stream, context);
+  for (std::size_t i = 0; i < layers_.size(); ++i) stream = run_layer(i, stream, context);
   if (!stage_.last) return stream.delta_TD.defined() ? stream.x_TD + stream.delta_TD : stream.x_TD;
   const auto out_TD = stream.delta_TD.defined()
                           ? norm_.add_and_norm(stream.x_TD, stream.delta_TD).second

@@ -5,12 +5,14 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "models/layers/embedding.hpp"
 #include "models/layers/mlp.hpp"
 #include "models/layers/norm.hpp"
 #include "models/layers/region.hpp"
+#include "models/layers/residency.hpp"
 #include "models/layers/self_attention.hpp"
 
 namespace tailor::models {
@@ -71,9 +73,15 @@ class Decoder final : public Module {
   /// Layers, embedding and head are computed by several ranks together; the embedding is sharded by
   /// its vocabulary. forward() answers all tokens, for a head that holds a part of the vocabulary.
   void set_region(const std::shared_ptr<Region>& region);
+  /// Layers' matrices are in memory only while they are used.
+  void set_residency(std::shared_ptr<LayerResidency> residency) {
+    residency_ = std::move(residency);
+  }
   void finish_loading(kernels::Arithmetic arithmetic);
 
  private:
+  DecoderLayer::Stream run_layer(std::size_t i, DecoderLayer::Stream stream,
+                                 const LayerContext& context) const;
   bool is_scattered(std::int64_t num_tokens, bool decoding) const;
   void register_children(bool with_embedding);
 
@@ -83,6 +91,7 @@ class Decoder final : public Module {
   at::Tensor frequency_F_;
   double attention_factor_;
   std::shared_ptr<Region> region_;
+  std::shared_ptr<LayerResidency> residency_;  // none: always there
   Stage stage_;
 };
 

@@ -114,8 +114,8 @@ Curve train(const Job& job, const std::vector<Example>& examples, Group& world,
   const auto mesh = distributed::make_mesh(world, sizes);
   const auto files = pretrained(job.config);
   auto model = models::make_causal_lm(files.config_json, files.config_file);
-  spread_model(*model, mesh);
-  models::load_parameters(*model, files, at::kFloat, models::kernels::Arithmetic::Float32);
+  const auto loaded = spread_model(*model, mesh);
+  models::load_parameters(*model, files, at::kFloat, models::kernels::Arithmetic::Float32, loaded);
   peft::LoraAdapter adapter(*model, job.lora, /*seed=*/3);
 
   const auto trainables = ordered_trainables(adapter);
@@ -199,7 +199,11 @@ TEST_CASE("a dense model trains alike on every layout") {
                               {.pp = 2},
                               {.pp = 4},
                               {.dp = 2, .pp = 2},
-                              {.tp = 2, .pp = 2}});
+                              {.tp = 2, .pp = 2},
+                              {.dp = 2, .dp_shard = 2},
+                              {.dp = 4, .dp_shard = 2},
+                              {.dp = 2, .tp = 2, .dp_shard = 2},
+                              {.dp = 2, .pp = 2, .dp_shard = 2}});
 }
 
 TEST_CASE("dropout masks do not depend on the layout") {
@@ -218,7 +222,10 @@ TEST_CASE("a sparse model trains alike on every layout") {
                                  {.pp = 2},
                                  {.pp = 4},
                                  {.dp = 2, .pp = 2},
-                                 {.ep = 2, .pp = 2}});
+                                 {.ep = 2, .pp = 2},
+                                 {.dp = 2, .dp_shard = 2},
+                                 {.dp = 2, .ep = 2, .dp_shard = 2},
+                                 {.dp = 2, .ep = 2, .dp_shard = 4}});
 }
 
 }  // namespace tailor::trainer

@@ -366,8 +366,6 @@ TEST_CASE("what this build does not do is refused with one message each", "[trai
         "job.yaml:4:7: grpo: remove the section" + only);
   CHECK(workspace.errors(kSmall + "rewards: [{name: x}]\n") ==
         "job.yaml:4:10: rewards: remove the section" + only);
-  CHECK_THAT(workspace.errors(kSmall + "parallel: {dp_shard_size: 2}\n"),
-             Catch::Contains("job.yaml:4:27: parallel.dp_shard_size: expected 1"));
   CHECK_THAT(workspace.errors(kSmall + "parallel: {dp: 2}\n"),
              Catch::Contains("job.yaml:4:16: parallel.dp: leave it out"));
   CHECK(workspace.errors("task: dpo\n" + kSmall) ==

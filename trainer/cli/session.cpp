@@ -56,9 +56,11 @@ std::unique_ptr<models::CausalLM> load_weights(const models::Pretrained& pretrai
 }
 
 void load_weights_into(models::CausalLM& model, const models::Pretrained& pretrained,
-                       const Precision& precision) {
-  models::kernels::set_widened_budget_bytes(kWidenedBudgetBytes);
-  models::load_parameters(model, pretrained, precision.stored, precision.arithmetic);
+                       const Precision& precision,
+                       const std::function<void(const models::NamedParameter&)>& loaded) {
+  // Weights that come and go are widened as they are used.
+  models::kernels::set_widened_budget_bytes(loaded ? 0 : kWidenedBudgetBytes);
+  models::load_parameters(model, pretrained, precision.stored, precision.arithmetic, loaded);
 }
 
 Session open_session(const ModelConfig& config, const std::filesystem::path& adapter) {

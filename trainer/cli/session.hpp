@@ -42,7 +42,8 @@ std::unique_ptr<models::CausalLM> load_weights(const models::Pretrained& pretrai
                                                const Precision& precision);
 /// The same into a model that is made and was perhaps cut into parts.
 void load_weights_into(models::CausalLM& model, const models::Pretrained& pretrained,
-                       const Precision& precision);
+                       const Precision& precision,
+                       const std::function<void(const models::NamedParameter&)>& loaded = {});
 
 /// Opens the files, reads the weights and, where `adapter` is not empty, seats a saved adapter (a
 /// PEFT folder) in evaluation mode. Call set_threads() before. Throws ConfigError or FileError.

@@ -196,10 +196,11 @@ class TrainCommand {
   }
 
   /// The model, without weights, as this rank holds it.
-  std::unique_ptr<models::CausalLM> make_part() const {
+  std::unique_ptr<models::CausalLM> make_part(LoadedParameter* loaded = nullptr) const {
     auto model = models::make_causal_lm(pretrained_.config_json, pretrained_.config_file);
     try {
-      spread_model(*model, mesh_);
+      auto tell = spread_model(*model, mesh_);
+      if (loaded != nullptr) *loaded = std::move(tell);
     } catch (const ConfigError& error) {
       throw ConfigError(config_.parallel.place + "." + error.what());
     }
@@ -217,8 +218,9 @@ class TrainCommand {
   void load() {
     log_info("a sample, what is learnt in [[ ]]:\n" +
              sample_text(data_, *pretrained_.tokenizer, /*max_characters=*/600));
-    model_ = make_part();
-    load_weights_into(*model_, pretrained_, precision_);
+    LoadedParameter loaded;
+    model_ = make_part(&loaded);
+    load_weights_into(*model_, pretrained_, precision_, loaded);
     adapter_ = seat_new_adapter(*model_, config_);
     if (checkpoint_) {
       scatter_adapter(checkpoint_->adapter, *adapter_);

@@ -11,9 +11,10 @@
 namespace tailor::trainer {
 
 /// Sums over ranks of what a step adds up. One call each for all parameters of the same placement,
-/// which are neighbours in the flat tensors. A gradient is summed over tp where the parameter is not
-/// a part, and over dp x ep, or over dp alone for experts. In the squared norm a part is counted by
-/// every rank that holds one and a copy once; every stage of a pipeline has parameters of its own.
+/// which are neighbours in the flat tensors. A gradient is summed over tp where the parameter is
+/// not a part, and over dp x ep, or over dp alone for experts. In the squared norm a part is
+/// counted by every rank that holds one and a copy once; every stage of a pipeline has parameters
+/// of its own.
 class GradientSync {
  public:
   /// Elements of consecutive parameters of one placement, in the order of the flat tensors.

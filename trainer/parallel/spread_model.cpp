@@ -3,6 +3,7 @@
 #include <string>
 
 #include "distributed/expert_parallel.hpp"
+#include "distributed/sharded_base.hpp"
 #include "distributed/tensor_parallel.hpp"
 #include "models/layers/decoder.hpp"
 #include "models/layers/moe.hpp"
@@ -31,7 +32,7 @@ void divide_experts(models::MoeBlock& block, const distributed::Mesh& mesh) {
 
 }  // namespace
 
-void spread_model(models::CausalLM& model, const distributed::Mesh& mesh) {
+LoadedParameter spread_model(models::CausalLM& model, const distributed::Mesh& mesh) {
   if (mesh.sizes.pp > 1)
     model.keep_stage(stage_of(model.shape().num_hidden_layers, mesh.place.pp, mesh.sizes.pp));
   distributed::cut_for_tensor_parallel(model, mesh.place.tp, mesh.sizes.tp);
@@ -50,6 +51,9 @@ void spread_model(models::CausalLM& model, const distributed::Mesh& mesh) {
   if (mesh.sizes.ep > 1 && !sparse && mesh.sizes.pp == 1)
     throw configs::ConfigError("expert_parallel_size " + std::to_string(mesh.sizes.ep) + ": " +
                                model.shape().model_type + " has no experts; leave it at 1");
+  if (mesh.sizes.dp_shard == 1) return {};
+  const auto base = distributed::shard_base(model, mesh.dp_shard, mesh.expert_shard);
+  return [base](const models::NamedParameter& parameter) { base->loaded(parameter); };
 }
 
 VocabularyPart vocabulary_part(models::CausalLM& model, const distributed::Mesh& mesh) {

@@ -36,8 +36,8 @@ void add_up(LossSums& sums, distributed::Group& group) {
 
 }  // namespace
 
-LossSums evaluate(models::CausalLM& model, const Dataset& dataset,
-                  const distributed::Mesh& mesh, const VocabularyPart& vocabulary,
+LossSums evaluate(models::CausalLM& model, const Dataset& dataset, const distributed::Mesh& mesh,
+                  const VocabularyPart& vocabulary,
                   const std::function<void(std::int64_t, std::int64_t)>& progress) {
   const at::NoGradGuard no_grad;
   const auto micro_batches = cut_all(model, dataset);
@@ -52,12 +52,11 @@ LossSums evaluate(models::CausalLM& model, const Dataset& dataset,
     const bool counts = round + own < micro_batches.size();
     const auto& micro_batch = micro_batches[counts ? round + own : round];
     const auto batch = make_batch(micro_batch.documents, multiple);
-    if (counts || mesh.sizes.ep > 1) {
-      const auto part =
-          mesh.sizes.pp > 1
-              ? pipelined_loss(model, batch, mesh, vocabulary)
-              : summed_cross_entropy(model, model.hidden_states(batch), batch.targets_T, vocabulary)
-                    .sums;
+    if (counts || mesh.sizes.ep > 1 || mesh.sizes.dp_shard > 1) {
+      const auto part = mesh.sizes.pp > 1 ? pipelined_loss(model, batch, mesh, vocabulary)
+                                          : summed_cross_entropy(model, model.hidden_states(batch),
+                                                                 batch.targets_T, vocabulary)
+                                                .sums;
       if (counts) sums += part;
     }
     for (auto i = round; i < std::min(round + ranks, micro_batches.size()); ++i)

@@ -11,8 +11,8 @@ namespace tailor::trainer {
 /// Loss and hits over every supervised token of a data set, without autograd and without dropout;
 /// whichever adapter is seated and enabled takes part. `progress` gets documents done and all.
 /// Ranks of `mesh` that see other data take turns at the micro-batches; every rank gets the sums.
-LossSums evaluate(models::CausalLM& model, const Dataset& dataset,
-                  const distributed::Mesh& mesh, const VocabularyPart& vocabulary,
+LossSums evaluate(models::CausalLM& model, const Dataset& dataset, const distributed::Mesh& mesh,
+                  const VocabularyPart& vocabulary,
                   const std::function<void(std::int64_t done, std::int64_t all)>& progress = {});
 /// On one rank.
 LossSums evaluate(models::CausalLM& model, const Dataset& dataset,

@@ -45,12 +45,13 @@ LabelledBatch empty_batch(std::int64_t row_multiple) {
   return make_batch({&nothing}, row_multiple);
 }
 
-/// The step's micro-batches. One without targets is left out, except where experts are spread:
-/// every rank then has as many as the one that has most.
+/// The step's micro-batches. One without targets is left out, except where ranks need each other in
+/// every forward, for experts or for parts of the base: each then has as many as the one that has
+/// most.
 std::vector<NumberedBatch> numbered_batches(std::span<const Example* const> documents,
                                             const distributed::Mesh& mesh,
                                             const StepSettings& settings) {
-  const bool exchanging = mesh.sizes.ep > 1;
+  const bool exchanging = mesh.sizes.ep > 1 || mesh.sizes.dp_shard > 1;
   std::vector<NumberedBatch> out;
   for (const auto& micro_batch : cut(documents, settings.micro_batch_tokens)) {
     auto batch = make_batch(micro_batch.documents, settings.row_multiple);
@@ -58,7 +59,7 @@ std::vector<NumberedBatch> numbered_batches(std::span<const Example* const> docu
     out.push_back({std::move(batch), settings.first_token + micro_batch.first_token});
   }
   if (!exchanging) return out;
-  const auto number = most(out.size(), *mesh.ep);
+  const auto number = most(out.size(), mesh.sizes.dp_shard > 1 ? *mesh.data : *mesh.ep);
   while (static_cast<std::int64_t>(out.size()) < number)
     out.push_back({empty_batch(settings.row_multiple), settings.first_token});
   return out;
