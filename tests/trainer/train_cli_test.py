@@ -190,6 +190,13 @@ def tasks_that_do_not_know_their_rank_are_refused(make):
     expect("srun started 2 tasks" in error and "--mpi=pmix" in error, error)
 
 
+def commands_for_one_rank_refuse_several(make):
+    several = os.environ | {"OMPI_COMM_WORLD_SIZE": "3"}
+    done = subprocess.run([make().program, "inspect", "nothing"], env=several, capture_output=True, text=True)
+    expect(done.returncode == 2, done.returncode)
+    expect("`tailor inspect` runs on one rank" in done.stderr, done.stderr)
+
+
 def sizes_that_do_not_fit_the_ranks_are_refused(make):
     _, error = make().finish("--set", "parallel.tensor_parallel_size=2", code=2)
     expect("parallel.tensor_parallel_size: 2 does not divide the 1 rank" in error, error)
@@ -260,6 +267,7 @@ TESTS = [
     a_full_disk_is_a_clear_error_and_costs_nothing_that_was_saved,
     bad_numbers_end_with_code_3,
     tasks_that_do_not_know_their_rank_are_refused,
+    commands_for_one_rank_refuse_several,
     sizes_that_do_not_fit_the_ranks_are_refused,
     a_target_that_matches_nothing_is_named_with_its_place,
     plan_shows_the_job_and_estimates_its_memory,

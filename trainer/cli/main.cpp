@@ -5,6 +5,7 @@
 #include <csignal>
 #include <iostream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "configs/reader.hpp"
@@ -64,6 +65,12 @@ int main(int argc, char** argv) {
   CLI::App app("Tailor trains LoRA adapters and runs models with them.", "tailor");
   app.require_subcommand(1);
   app.set_version_flag("--version", "tailor " TAILOR_VERSION " (libtorch " TORCH_VERSION ")");
+  app.failure_message([](const CLI::App* command, const CLI::Error& error) {
+    const auto chosen = command->get_subcommands();
+    const auto name = chosen.empty() ? "" : chosen.front()->get_name() + " ";
+    return std::string("error: ") + error.what() + "\n`tailor " + name +
+           "--help` lists what it takes\n";
+  });
   bool debug = false;
   app.add_flag("--debug", debug, "print a stack trace with an error");
   app.fallthrough();  // --debug may stand behind the command
@@ -77,6 +84,12 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : kUsage;  // --help and --version are "errors" with code 0
   }
+  const auto command = app.get_subcommands().front()->get_name();
+  if (command != "train")
+    action = [command, run = std::move(action)] {
+      cli::refuse_several_ranks(command);
+      return run();
+    };
   if (debug) {
     cli::print_stack_traces();
     return action();

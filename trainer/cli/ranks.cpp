@@ -153,6 +153,16 @@ void Ranks::together(const std::function<void()>& work) {
   rethrow_with_rank(error, rank());
 }
 
+void refuse_several_ranks(const std::string& command) {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"}) {
+    const char* value = std::getenv(name);
+    if (value == nullptr || std::atoll(value) <= 1) continue;
+    throw configs::ConfigError("`tailor " + command + "` runs on one rank, but was started on " +
+                               value + " (" + name +
+                               "); start it without mpirun, or with one task");
+  }
+}
+
 void wait_to_be_ended() {
   if (mpi_runs) std::this_thread::sleep_for(std::chrono::seconds(10));
   end_all_ranks(1);

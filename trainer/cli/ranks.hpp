@@ -44,6 +44,10 @@ class Ranks {
   int exceptions_;
 };
 
+/// For commands that run on one rank: throws configs::ConfigError where a launcher started several,
+/// each of which would do all of the work.
+void refuse_several_ranks(const std::string& command);
+
 /// Another rank tells the error.
 struct Silent {
   int exit_code;

@@ -139,7 +139,7 @@ class TrainCommand {
     if (checkpoint_ && done_before()) return finished();
     ranks_.together([&] { load(); });
     if (ranks_.leads()) models::write_durable_file(directory_->config(), to_yaml(config_));
-    const InterruptGuard guard;
+    const InterruptGuard guard(ranks_.leads());
     const auto result = train_sft({.config = config_,
                                    .model = *model_,
                                    .adapter = *adapter_,

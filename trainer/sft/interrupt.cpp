@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <cstddef>
+#include <string_view>
 
 namespace tailor::trainer {
 namespace {
@@ -13,15 +15,32 @@ volatile sig_atomic_t flag = 0;
 constexpr std::array kSignals{SIGINT, SIGTERM};
 std::array<struct sigaction, kSignals.size()> before;
 
+volatile sig_atomic_t tells = 0;
+
+/// The only way to print that a signal handler may take. On a line of its own: a progress bar may
+/// stand there.
+void tell(std::string_view line) {
+  if (tells == 0) return;
+  const auto ignored = write(STDERR_FILENO, line.data(), line.size());
+  static_cast<void>(ignored);
+}
+
 extern "C" void on_signal(int /*signal*/) {
-  if (flag != 0) _exit(kInterruptedExit);
+  const int saved_errno = errno;
+  if (flag != 0) {
+    tell("\nended at once: the steps since the last checkpoint are lost\n");
+    _exit(kInterruptedExit);
+  }
   flag = 1;
+  tell("\ninterrupted: this step is finished and saved first; once more ends at once, unsaved\n");
+  errno = saved_errno;
 }
 
 }  // namespace
 
-InterruptGuard::InterruptGuard() {
+InterruptGuard::InterruptGuard(bool tells_user) {
   flag = 0;
+  tells = tells_user ? 1 : 0;
   struct sigaction action {};
   action.sa_handler = on_signal;
   action.sa_flags = SA_RESTART;  // a write to disk goes on

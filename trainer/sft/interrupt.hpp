@@ -3,10 +3,11 @@
 namespace tailor::trainer {
 
 /// While one lives, the first SIGINT or SIGTERM only sets a flag, so that a step can be finished
-/// and saved; a second one ends the process at once with code 130. One at a time.
+/// and saved; a second one ends the process at once with code 130. Each says so on stderr, unless
+/// `tells_user` is false. One at a time.
 class InterruptGuard {
  public:
-  InterruptGuard();
+  explicit InterruptGuard(bool tells_user = true);
   ~InterruptGuard();  // the handlers from before are back
   InterruptGuard(const InterruptGuard&) = delete;
   InterruptGuard& operator=(const InterruptGuard&) = delete;
