@@ -31,6 +31,15 @@ constexpr auto kQwen3Moe = R"({"model_type": "qwen3_moe", "vocab_size": 96, "hid
   "mlp_only_layers": [], "max_position_embeddings": 128, "rms_norm_eps": 1e-6,
   "hidden_act": "silu", "tie_word_embeddings": false})";
 
+constexpr auto kDeepSeek = R"({"model_type": "deepseek_v3", "vocab_size": 96, "hidden_size": 32,
+  "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4,
+  "first_k_dense_replace": 1, "intermediate_size": 48, "moe_intermediate_size": 16,
+  "n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 2,
+  "topk_group": 1, "norm_topk_prob": true, "routed_scaling_factor": 2.5, "q_lora_rank": 20,
+  "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 12,
+  "max_position_embeddings": 128, "rms_norm_eps": 1e-6, "hidden_act": "silu",
+  "rope_interleave": true, "tie_word_embeddings": false})";
+
 /// Weights that are a function of their names: every rank and every layout sees the same model.
 class NamedWeights final : public models::TensorSource {
  public:
@@ -226,6 +235,22 @@ TEST_CASE("a sparse model trains alike on every layout") {
                                  {.dp = 2, .dp_shard = 2},
                                  {.dp = 2, .ep = 2, .dp_shard = 2},
                                  {.dp = 2, .ep = 2, .dp_shard = 4}});
+}
+
+TEST_CASE("latent attention and a dense first layer train alike on every layout") {
+  check_layouts(job(kDeepSeek), {{.dp = 2},
+                                 {.dp = 4},
+                                 {.ep = 2},
+                                 {.ep = 4},
+                                 {.tp = 2},
+                                 {.tp = 4},
+                                 {.dp = 2, .ep = 2},
+                                 {.tp = 2, .ep = 2},
+                                 {.dp = 2, .tp = 2},
+                                 {.pp = 2},
+                                 {.pp = 4},
+                                 {.dp = 2, .pp = 2},
+                                 {.dp = 2, .dp_shard = 2}});
 }
 
 }  // namespace tailor::trainer
