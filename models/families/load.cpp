@@ -93,9 +93,10 @@ void load_parameters(CausalLM& model, const Pretrained& pretrained, at::ScalarTy
   for (const auto& parameter : parameters) {
     const auto& tensors = *pretrained.tensors;
     const auto& slice = parameter.slice;
+    const auto read_as = parameter.dtype.value_or(dtype);
     *parameter.value =
-        slice ? tensors.read_slice(parameter.name, dtype, slice->dim, slice->begin, slice->length)
-              : tensors.read(parameter.name, dtype);
+        slice ? tensors.read_slice(parameter.name, read_as, slice->dim, slice->begin, slice->length)
+              : tensors.read(parameter.name, read_as);
     if (loaded) loaded(parameter);
   }
   model.finish_loading(arithmetic);

@@ -18,8 +18,8 @@ std::string NamedGroupedSlot::expert_path(std::int64_t expert) const {
 }
 
 void Module::add_parameter(std::string segment, std::vector<std::int64_t> shape, at::Tensor& member,
-                           std::optional<Slice> slice) {
-  own_.push_back({std::move(segment), std::move(shape), &member, slice});
+                           std::optional<Slice> slice, std::optional<at::ScalarType> dtype) {
+  own_.push_back({std::move(segment), std::move(shape), &member, slice, dtype});
 }
 
 void Module::add_child(std::string segment, Module& child) {
@@ -35,7 +35,7 @@ std::vector<NamedParameter> Module::parameters() {
   std::vector<NamedParameter> out;
   walk("", [&](const std::string& path, Module& module) {
     for (const auto& own : module.own_)
-      out.push_back({join(path, own.name), own.shape, own.value, own.slice});
+      out.push_back({join(path, own.name), own.shape, own.value, own.slice, own.dtype});
   });
   return out;
 }

@@ -22,6 +22,7 @@ struct NamedParameter {
   std::vector<std::int64_t> shape;  // in the checkpoint
   at::Tensor* value;
   std::optional<Slice> slice;  // the part that is held here; absent: all of it
+  std::optional<at::ScalarType> dtype;  // what it is read as, whatever the model's weights are
 };
 
 struct NamedSlot {
@@ -54,7 +55,8 @@ class Module {
 
  protected:
   void add_parameter(std::string segment, std::vector<std::int64_t> shape, at::Tensor& member,
-                     std::optional<Slice> slice = std::nullopt);
+                     std::optional<Slice> slice = std::nullopt,
+                     std::optional<at::ScalarType> dtype = std::nullopt);
   void clear_parameters() { own_.clear(); }
   void clear_children() { children_.clear(); }
   void add_child(std::string segment, Module& child);

@@ -6,6 +6,7 @@
 #include <ATen/ops/sigmoid.h>
 
 #include <array>
+#include <optional>
 #include <utility>
 
 namespace tailor::models {
@@ -20,8 +21,10 @@ std::shared_ptr<GroupedLinearBase> grouped(const std::string& projection, std::i
 }  // namespace
 
 Router::Router(std::int64_t hidden_size, std::int64_t num_experts, bool correction_bias) {
-  add_parameter("weight", {num_experts, hidden_size}, stored_ED_);
-  if (correction_bias) add_parameter("e_score_correction_bias", {num_experts}, stored_bias_E_);
+  add_parameter("weight", {num_experts, hidden_size}, stored_ED_, std::nullopt, at::kFloat);
+  if (correction_bias)
+    add_parameter("e_score_correction_bias", {num_experts}, stored_bias_E_, std::nullopt,
+                  at::kFloat);
 }
 
 at::Tensor Router::forward(const at::Tensor& x_TD) const {

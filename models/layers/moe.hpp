@@ -31,8 +31,8 @@ struct MoeConfig {
 };
 
 /// The router's matrix, "weight" (E, D) and, where the configuration asks,
-/// "e_score_correction_bias" (E). Logits are float32 whatever the activations are. Frozen unless
-/// weight() is made trainable.
+/// "e_score_correction_bias" (E), both read as float32 whatever the model's weights are. Logits are
+/// float32 whatever the activations are. Frozen unless weight() is made trainable.
 class Router final : public Module {
  public:
   Router(std::int64_t hidden_size, std::int64_t num_experts, bool correction_bias);

@@ -312,6 +312,16 @@ TEST_CASE("DeepSeek's layers are sparse behind the dense ones, every moe_layer_f
                                             "model.layers.6.mlp.gate.weight"});
 }
 
+TEST_CASE("routers are read in float32 whatever the weights are", "[models]") {
+  const auto model = load("tiny_deepseek_v3", at::kBFloat16, Arithmetic::Float32);
+  const auto file = models::open_safetensors(kGolden + "/tiny_deepseek_v3/model.safetensors");
+  for (const auto* name :
+       {"model.layers.1.mlp.gate.e_score_correction_bias", "model.layers.1.mlp.gate.weight"}) {
+    for (const auto& p : model->parameters())
+      if (p.name == name) CHECK(p.value->equal(file->read(name, at::kFloat)));
+  }
+}
+
 TEST_CASE("published configurations give their parameter counts", "[models]") {
   const auto [name, expected] = GENERATE(table<std::string, std::int64_t>({
       {"moonlight-16b-a3b", 15'960'110'208},
