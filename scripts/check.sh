@@ -13,7 +13,7 @@ step() { # NAME COMMAND...
   "${@:2}" || failed+=("$1")
 }
 clean_format() { git ls-files -z '*.hpp' '*.cpp' | xargs -0 clang-format --dry-run --Werror; }
-clean_shell() { git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck; }
+clean_shell() { git ls-files -z '*.sh' '*.sbatch' .ci/run | xargs -0 shellcheck; }
 clean_python() {
   git ls-files -z '*.py' |
     xargs -0 python3 -c 'import ast, sys; [ast.parse(open(name).read(), name) for name in sys.argv[1:]]'

@@ -49,7 +49,7 @@ void refuse_tasks_without_ranks() {
   if (tasks == nullptr || std::atoll(tasks) <= 1) return;
   throw configs::ConfigError(std::string("srun started ") + tasks +
                              " tasks without telling them their ranks; start it with "
-                             "`srun --mpi=pmix` (or pmi2), or with one task");
+                             "`srun --mpi=pmix`, or with one task");
 }
 
 std::int64_t usable_cores() {
