@@ -6,11 +6,22 @@
 
 namespace tailor::distributed {
 
-bool under_mpi_launcher() {
+namespace {
+
+const char* rank_text() {
   // Open MPI's mpirun; any launcher that speaks PMIx or PMI, such as srun and MPICH's mpiexec.
   for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"})
-    if (std::getenv(name) != nullptr) return true;
-  return false;
+    if (const char* text = std::getenv(name)) return text;
+  return nullptr;
+}
+
+}  // namespace
+
+bool under_mpi_launcher() { return rank_text() != nullptr; }
+
+int launcher_rank() {
+  const char* text = rank_text();
+  return text == nullptr ? 0 : std::atoi(text);
 }
 
 }  // namespace tailor::distributed

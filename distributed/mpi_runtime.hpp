@@ -5,6 +5,7 @@ namespace tailor::distributed {
 /// Whether mpirun, srun or another launcher started this process as a rank of an MPI job. Needs no
 /// MPI: a program started alone is spared its start.
 bool under_mpi_launcher();
+int launcher_rank();  // of this process, as the launcher says; 0 without one
 
 /// MPI from start to end of the program, for main() alone: <mpi.h> stays in this folder. Throws
 /// CommError where MPI does not start, and where the launcher and MPI do not agree on the number of

@@ -35,3 +35,10 @@ endforeach()
 add_test(NAME trainer/plan_cluster COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/trainer/plan_cluster_test.py
          $<TARGET_FILE:tailor> ${PROJECT_SOURCE_DIR}/configs/presets/architectures)
 set_tests_properties(trainer/plan_cluster PROPERTIES TIMEOUT 300 LABELS trainer ENVIRONMENT PYTHONDONTWRITEBYTECODE=1)
+if(TAILOR_MPI)
+  add_test(NAME trainer/ranks COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/trainer/ranks_test.py
+           $<TARGET_FILE:tailor> ${PROJECT_SOURCE_DIR}/tests/golden ${PROJECT_SOURCE_DIR}/scripts/launch/mpirun.sh
+           ${MPIEXEC_EXECUTABLE} --oversubscribe ${MPIEXEC_NUMPROC_FLAG})
+  set_tests_properties(trainer/ranks PROPERTIES TIMEOUT 600 PROCESSORS 2 LABELS "trainer;mpi"
+                       ENVIRONMENT "PYTHONDONTWRITEBYTECODE=1;${TAILOR_MPI_ENVIRONMENT}")
+endif()

@@ -7,13 +7,13 @@
 
 #include <cstdlib>
 #include <filesystem>
-#include <iostream>
 #include <new>
 #include <system_error>
 
 #include "configs/reader.hpp"
 #include "distributed/group.hpp"
 #include "models/files/file_error.hpp"
+#include "trainer/cli/ranks.hpp"
 #include "trainer/sft/numeric_error.hpp"
 
 namespace tailor::trainer::cli {
@@ -36,17 +36,20 @@ std::string with_hint(const std::system_error& error) {
 [[noreturn]] void print_and_end() {
   const auto error = std::current_exception();
   const auto failure = error ? explain(error) : Failure{kInternal, "ended without an error"};
-  std::cerr << "error: " << failure.text << '\n';
+  std::string trace;
   if (const auto* type = abi::__cxa_current_exception_type()) {
     int status = 0;
     char* name = abi::__cxa_demangle(type->name(), nullptr, nullptr, &status);
-    std::cerr << "type: " << (status == 0 ? name : type->name()) << '\n';
+    trace = std::string("type: ") + (status == 0 ? name : type->name()) + '\n';
     std::free(name);
   }
   // Nothing has been unwound: the frames are those of the throw.
-  std::cerr << c10::get_backtrace(/*frames_to_skip=*/1) << std::flush;
+  trace += c10::get_backtrace(/*frames_to_skip=*/1);
+  tell_and_end(failure, trace);
   _exit(failure.code);
 }
+
+bool wanted = false;
 
 }  // namespace
 
@@ -76,6 +79,11 @@ Failure explain(const std::exception_ptr& error) {
   }
 }
 
-void print_stack_traces() { std::set_terminate(print_and_end); }
+void print_stack_traces() {
+  wanted = true;
+  std::set_terminate(print_and_end);
+}
+
+bool stack_traces_wanted() { return wanted; }
 
 }  // namespace tailor::trainer::cli

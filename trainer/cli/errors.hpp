@@ -15,5 +15,6 @@ Failure explain(const std::exception_ptr& error);
 /// --debug: an error that nobody catches prints its text, its type and where it was thrown, and
 /// ends the process with its code.
 void print_stack_traces();
+bool stack_traces_wanted();
 
 }  // namespace tailor::trainer::cli

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "configs/reader.hpp"
+#include "distributed/mpi_runtime.hpp"
 #include "trainer/cli/commands.hpp"
 #include "trainer/cli/errors.hpp"
 #include "trainer/cli/ranks.hpp"
@@ -78,11 +79,16 @@ int main(int argc, char** argv) {
   add_commands(app, action);
 
   constexpr int kUsage = 2;
-  if (is_unknown_command(app, argc, argv)) return kUsage;
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : kUsage;  // --help and --version are "errors" with code 0
+    const int code = error.get_exit_code() == 0 ? 0 : kUsage;  // 0: --help and --version
+    if (tailor::distributed::launcher_rank() > 0) {  // the first process prints, and ends the job
+      if (code != 0) cli::wait_to_be_ended(code);
+    } else if (!is_unknown_command(app, argc, argv)) {
+      app.exit(error);
+    }
+    return code;
   }
   const auto command = app.get_subcommands().front()->get_name();
   if (command != "train")
@@ -97,12 +103,11 @@ int main(int argc, char** argv) {
   try {
     return action();
   } catch (const cli::Silent& silent) {
-    cli::wait_to_be_ended();  // by the rank that prints the error
+    cli::wait_to_be_ended(silent.exit_code);  // by the rank that prints the error
     return silent.exit_code;
   } catch (...) {
     const auto failure = cli::explain(std::current_exception());
-    std::cerr << "error: " << failure.text << '\n';
-    cli::end_all_ranks(failure.code);
+    cli::tell_and_end(failure);
     return failure.code;
   }
 }

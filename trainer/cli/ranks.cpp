@@ -6,27 +6,29 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <iostream>
 #include <thread>
+#include <vector>
 
 #include "configs/reader.hpp"
 #include "distributed/mpi_runtime.hpp"
 #include "distributed/peer_watch.hpp"
-#include "models/files/file_error.hpp"
 #include "models/files/mapped_file.hpp"
-#include "trainer/cli/errors.hpp"
 #include "trainer/metrics/log.hpp"
-#include "trainer/sft/numeric_error.hpp"
 
 namespace tailor::trainer::cli {
 namespace {
 
 using distributed::Reduce;
 
-bool mpi_runs = false;  // main() must know, whatever was thrown
+// main() must know, whatever was thrown:
+bool mpi_runs = false;
+bool only_here = false;  // the error that is under way is none of all ranks
 
 /// TAILOR_TIMEOUT_S, for clusters whose ranks are further apart in time than usual.
 std::chrono::milliseconds time_limit() {
@@ -52,20 +54,40 @@ void refuse_tasks_without_ranks() {
                              "`srun --mpi=pmix`, or with one task");
 }
 
-std::int64_t usable_cores() {
-  cpu_set_t cores;
-  CPU_ZERO(&cores);
-  return sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) : 1;
+/// The cores that a process may run on. Launchers bind ranks to some of a machine's.
+struct Seat {
+  std::array<char, 256> host{};
+  cpu_set_t cores{};
+};
+
+/// This rank's share of the cores it may use, each divided among the ranks that may use it.
+std::int64_t share_of_cores(distributed::Group& world) {
+  Seat own;
+  gethostname(own.host.data(), own.host.size() - 1);
+  if (sched_getaffinity(0, sizeof own.cores, &own.cores) != 0) CPU_SET(0, &own.cores);
+  auto bytes = at::empty({1, static_cast<std::int64_t>(sizeof(Seat))}, at::kByte);
+  std::memcpy(bytes.mutable_data_ptr(), &own, sizeof own);
+  const auto gathered = world.all_gather(bytes);
+  std::vector<Seat> seats(static_cast<std::size_t>(world.size()));
+  std::memcpy(seats.data(), gathered.const_data_ptr(), gathered.nbytes());
+  double share = 0.0;
+  for (std::size_t core = 0; core < CPU_SETSIZE; ++core) {
+    if (!CPU_ISSET(core, &own.cores)) continue;
+    share += 1.0 / static_cast<double>(std::ranges::count_if(seats, [&](const Seat& seat) {
+               return seat.host == own.host && CPU_ISSET(core, &seat.cores);
+             }));
+  }
+  constexpr double kRounding = 1e-6;
+  return std::max<std::int64_t>(static_cast<std::int64_t>(share + kRounding), 1);
 }
 
-/// An error of one rank among several, told with its number; the type decides the exit code.
-[[noreturn]] void rethrow_with_rank(const std::exception_ptr& error, int rank) {
-  const auto failure = explain(error);
-  const auto text = "rank " + std::to_string(rank) + ": " + failure.text;
-  constexpr int kInput = 2, kNumbers = 3;
-  if (failure.code == kInput) throw models::FileError(text);
-  if (failure.code == kNumbers) throw NumericError(text);
-  throw distributed::CommError(text);
+std::exception_ptr caught(const std::function<void()>& work) {
+  try {
+    work();
+  } catch (...) {
+    return std::current_exception();
+  }
+  return nullptr;
 }
 
 }  // namespace
@@ -74,7 +96,7 @@ Ranks::Ranks() : exceptions_(std::uncaught_exceptions()) {
   if (!distributed::under_mpi_launcher()) {
     refuse_tasks_without_ranks();
     world_ = distributed::make_single_group();
-    cores_ = usable_cores();
+    cores_ = share_of_cores(*world_);
     return;
   }
   distributed::mpi_start(nullptr, nullptr);
@@ -85,57 +107,52 @@ Ranks::Ranks() : exceptions_(std::uncaught_exceptions()) {
   world_ = distributed::make_mpi_group(
       {.timeout = time_limit(), .trouble = [watch] { return watch->trouble(); }});
   watch->start(*world_);
-  const auto node = distributed::mpi_node_rank();
-  // mpirun may have bound this rank to cores of its own already.
-  const auto usable = usable_cores();
-  auto most = at::full({1}, usable, at::kLong);
-  world_->all_reduce(most, Reduce::Max);
-  const auto machine = std::max<std::int64_t>(sysconf(_SC_NPROCESSORS_ONLN), 1);
-  cores_ = usable < machine ? usable : std::max<std::int64_t>(usable / node.size, 1);
-  if (!leads()) set_log_level(LogLevel::Warn);
+  cores_ = share_of_cores(*world_);
+  if (!leads()) set_log_level(LogLevel::Error);
 }
 
 Ranks::~Ranks() {
   world_.reset();
   if (!mpi_runs || std::uncaught_exceptions() > exceptions_) return;
+  // The launcher may end a rank as soon as another has ended with a code other than 0.
+  std::cout.flush();
   distributed::mpi_finish();
   mpi_runs = false;
 }
 
 std::string Ranks::shared_text(const std::string& file) {
   std::string text;
-  together([&] {
-    if (leads()) text = models::read_text_file(file);
-  });
+  by_first([&] { text = models::read_text_file(file); });
+  return from_first(text);
+}
+
+std::string Ranks::from_first(const std::string& text) {
   auto size = at::full({1}, static_cast<std::int64_t>(text.size()), at::kLong);
   world_->broadcast(size, 0);
   auto bytes = at::empty({*size.const_data_ptr<std::int64_t>()}, at::kByte);
-  if (leads()) std::memcpy(bytes.mutable_data_ptr(), text.data(), text.size());
+  if (leads() && !text.empty()) std::memcpy(bytes.mutable_data_ptr(), text.data(), text.size());
   world_->broadcast(bytes, 0);
   return {static_cast<const char*>(bytes.const_data_ptr()), bytes.nbytes()};
 }
 
 distributed::Mesh Ranks::mesh(const ParallelConfig& parallel) {
-  try {
-    const auto sizes =
-        distributed::fit_mesh({.tp = static_cast<int>(parallel.tensor_parallel_size),
+  distributed::MeshSizes sizes{.tp = static_cast<int>(parallel.tensor_parallel_size),
                                .ep = static_cast<int>(parallel.expert_parallel_size),
                                .pp = static_cast<int>(parallel.pipeline_parallel_size),
-                               .dp_shard = static_cast<int>(parallel.dp_shard_size)},
-                              size());
-    return distributed::make_mesh(*world_, sizes);
-  } catch (const distributed::MeshError& error) {
-    throw configs::ConfigError(parallel.place + "." + error.what());
-  }
+                               .dp_shard = static_cast<int>(parallel.dp_shard_size)};
+  together([&] {
+    try {
+      sizes = distributed::fit_mesh(sizes, size());
+    } catch (const distributed::MeshError& error) {
+      throw configs::ConfigError(parallel.place + "." + error.what());
+    }
+  });
+  return distributed::make_mesh(*world_, sizes);
 }
 
 void Ranks::together(const std::function<void()>& work) {
-  std::exception_ptr error;
-  try {
-    work();
-  } catch (...) {
-    error = std::current_exception();
-  }
+  if (size() == 1 || stack_traces_wanted()) return work();
+  const auto error = caught(work);
   // All at once: how many failed, and which was the first.
   auto failed = at::full({size()}, 0, at::kLong);
   if (error) failed.mutable_data_ptr<std::int64_t>()[rank()] = explain(error).code;
@@ -149,8 +166,21 @@ void Ranks::together(const std::function<void()>& work) {
   }
   if (number == 0) return;
   if (rank() != first) throw Silent{static_cast<int>(codes[first])};
-  if (number == size()) std::rethrow_exception(error);
-  rethrow_with_rank(error, rank());
+  only_here = number < size();
+  std::rethrow_exception(error);
+}
+
+void Ranks::by_first(const std::function<void()>& work) {
+  if (size() == 1 || stack_traces_wanted()) {
+    if (leads()) work();
+    return;
+  }
+  const auto error = leads() ? caught(work) : nullptr;
+  auto code = at::full({1}, error ? explain(error).code : 0, at::kLong);
+  world_->broadcast(code, 0);
+  if (error) std::rethrow_exception(error);
+  const auto failed = *code.const_data_ptr<std::int64_t>();
+  if (failed != 0) throw Silent{static_cast<int>(failed)};
 }
 
 void refuse_several_ranks(const std::string& command) {
@@ -163,13 +193,24 @@ void refuse_several_ranks(const std::string& command) {
   }
 }
 
-void wait_to_be_ended() {
-  if (mpi_runs) std::this_thread::sleep_for(std::chrono::seconds(10));
-  end_all_ranks(1);
+void wait_to_be_ended(int exit_code) {
+  std::this_thread::sleep_for(std::chrono::seconds(10));
+  if (mpi_runs) distributed::mpi_abort(exit_code);
 }
 
-void end_all_ranks(int exit_code) {
-  if (mpi_runs) distributed::mpi_abort(exit_code);
+void tell_and_end(const Failure& failure, const std::string& trace) {
+  const int rank = distributed::launcher_rank();
+  // Rank 0 prints and ends all within it; where MPI does not run, the launcher does when it sees
+  // it.
+  constexpr std::chrono::milliseconds kTurn(500), kLongTurn(10'000);
+  if (rank > 0) std::this_thread::sleep_for(mpi_runs ? kTurn : kLongTurn);
+  constexpr int kPeers = 4;  // its text names the rank
+  const bool names_rank = failure.code != kPeers && (only_here || rank > 0);
+  // One write: that of another rank may come at the same time.
+  std::cerr << "error: " + (names_rank ? "rank " + std::to_string(rank) + ": " : "") +
+                   failure.text + '\n' + trace
+            << std::flush;
+  if (mpi_runs) distributed::mpi_abort(failure.code);
 }
 
 }  // namespace tailor::trainer::cli

@@ -6,6 +6,7 @@
 
 #include "distributed/group.hpp"
 #include "distributed/mesh.hpp"
+#include "trainer/cli/errors.hpp"
 #include "trainer/run_config.hpp"
 
 namespace tailor::trainer::cli {
@@ -14,7 +15,7 @@ namespace tailor::trainer::cli {
 /// starts MPI. Made once, by a command that knows what to do with several.
 class Ranks {
  public:
-  Ranks();   // ranks beside the first log warnings and errors alone
+  Ranks();   // ranks beside the first log errors alone
   ~Ranks();  // ends MPI where nothing was thrown; else main() ends the job, see end_all_ranks()
   Ranks(const Ranks&) = delete;
   Ranks& operator=(const Ranks&) = delete;
@@ -26,14 +27,17 @@ class Ranks {
 
   /// The text of a file as rank 0 reads it: all ranks see the same job.
   std::string shared_text(const std::string& file);
+  std::string from_first(const std::string& text);  // rank 0's text, on all
 
-  /// The mesh of a job. Throws configs::ConfigError with the place of its `parallel` section where
-  /// the sizes do not fit the number of ranks.
+  /// The mesh of a job. Throws as together() does, configs::ConfigError with the place of its
+  /// `parallel` section where the sizes do not fit the number of ranks.
   distributed::Mesh mesh(const ParallelConfig& parallel);
 
-  /// Does `work` on every rank and waits for all. Where some fail, the first of them throws its
-  /// error, with its rank where not all failed, and the others throw Silent: one error is printed.
+  /// Does `work`, which does not communicate, on every rank and waits for all. Where some fail, the
+  /// first of them throws its error and the others throw Silent: one error is printed. With
+  /// --debug errors pass unhandled, so that a stack trace shows where they come from.
   void together(const std::function<void()>& work);
+  void by_first(const std::function<void()>& work);  // likewise, but rank 0 alone does it
 
   /// This process' share of the machine's cores among the ranks on it, at least 1.
   std::int64_t cores() const { return cores_; }
@@ -53,11 +57,13 @@ struct Silent {
   int exit_code;
 };
 
-/// For main(), behind Silent: gives the rank with the error time to print it and end all.
-void wait_to_be_ended();
+/// Behind Silent, or where the launcher's first process says the same: gives it time to print the
+/// error and end all.
+void wait_to_be_ended(int exit_code);
 
-/// For main(), behind an error: ends all ranks with this code, where MPI runs in this process; the
-/// others would wait for this one. Else returns.
-void end_all_ranks(int exit_code);
+/// Behind an error of this process: prints it, with the rank where the others have not failed
+/// alike, and `trace` below it, and ends all ranks with its code where MPI runs in this process;
+/// they would wait for this one. Where all fail at once the first one prints.
+void tell_and_end(const Failure& failure, const std::string& trace = "");
 
 }  // namespace tailor::trainer::cli

@@ -124,18 +124,15 @@ class TrainCommand {
  public:
   TrainCommand(const TrainOptions& options, Ranks& ranks, const std::string& job_text)
       : options_(options), ranks_(ranks) {
-    ranks_.together([&] {
-      config_ = parse_run_config(job_text, options.job, options.overrides);
-      mesh_ = ranks_.mesh(config_.parallel);
-    });
-    ranks_.together([&] {
-      if (ranks_.leads()) take_directory();
-    });
+    ranks_.together([&] { config_ = parse_run_config(job_text, options.job, options.overrides); });
+    mesh_ = ranks_.mesh(config_.parallel);
+    ranks_.by_first([&] { take_directory(); });
   }
 
   int operator()() {
     set_threads(config_.train.threads > 0 ? config_.train.threads : ranks_.cores());
     ranks_.together([&] { open(); });
+    find_checkpoint();
     if (checkpoint_ && done_before()) return finished();
     ranks_.together([&] { load(); });
     if (ranks_.leads()) models::write_durable_file(directory_->config(), to_yaml(config_));
@@ -186,13 +183,20 @@ class TrainCommand {
     for (const auto& line : describe_data(data_, config_)) log_info(line);
     fingerprints_ = fingerprints(pretrained_, data_.train, data_.eval, precision_,
                                  data_.rows_in_step, layout_text(mesh_.sizes));
+  }
 
-    std::vector<std::string> warnings;
-    checkpoint_ = CheckpointFolder::newest(config_.output.dir / "checkpoints", warnings);
-    for (const auto& line : warnings) log_warn(line);
-    if (!checkpoint_) return;
-    resumed_from_ = checkpoint_->path;
-    if (ranks_.leads()) check_resumable(*directory_, config_, *checkpoint_, fingerprints_);
+  /// The one to go on from, as rank 0 chooses it, on all.
+  void find_checkpoint() {
+    ranks_.by_first([&] {
+      std::vector<std::string> warnings;
+      checkpoint_ = CheckpointFolder::newest(config_.output.dir / "checkpoints", warnings);
+      for (const auto& line : warnings) log_warn(line);
+      if (checkpoint_) check_resumable(*directory_, config_, *checkpoint_, fingerprints_);
+    });
+    resumed_from_ = ranks_.from_first(checkpoint_ ? checkpoint_->path.string() : "");
+    ranks_.together([&] {
+      if (!ranks_.leads() && !resumed_from_.empty()) checkpoint_ = read_checkpoint(resumed_from_);
+    });
   }
 
   /// The model, without weights, as this rank holds it.

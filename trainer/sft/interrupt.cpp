@@ -12,7 +12,7 @@ namespace tailor::trainer {
 namespace {
 
 volatile sig_atomic_t flag = 0;
-constexpr std::array kSignals{SIGINT, SIGTERM};
+constexpr std::array kSignals{SIGINT, SIGTERM, SIGUSR1};
 std::array<struct sigaction, kSignals.size()> before;
 
 volatile sig_atomic_t tells = 0;
