@@ -217,6 +217,7 @@ def every_layout_trains_alike_and_runs_go_on_at_another(setting):
             result, _ = job.finish(layout)
             expect(result["steps"] == 20, result)
             expect_close(job.curve(), expected, f"{model} {name_of(layout)}")
+            print(f"  {model} {name_of(layout)}", flush=True)
 
     # As if the run on four ranks had ended behind step 10.
     saved = setting.folder / f"tiny_qwen3_moe_{name_of(EP2_DP2)}"
@@ -235,6 +236,7 @@ def every_layout_trains_alike_and_runs_go_on_at_another(setting):
         expect(mine.keys() == theirs.keys(), "the same tensors")
         worst = max(abs(a - b) for name in mine for a, b in zip(mine[name], theirs[name]))
         expect(worst < 1e-5, f"the final adapter differs by {worst:.2e}")
+        print(f"  ep2 x dp2, then {name_of(layout)}", flush=True)
     _, error = job.finish((1, 1, 1), "--set", "train.per_device_train_batch_size=4", code=2)
     expect("begun with 8 rows, now 4 rows" in error, error)
 

@@ -16,7 +16,7 @@ namespace tailor::trainer::cli {
 class Ranks {
  public:
   Ranks();   // ranks beside the first log errors alone
-  ~Ranks();  // ends MPI where nothing was thrown; else main() ends the job, see end_all_ranks()
+  ~Ranks();  // ends MPI where nothing was thrown; else main() ends the job, see tell_and_end()
   Ranks(const Ranks&) = delete;
   Ranks& operator=(const Ranks&) = delete;
 
