@@ -12,9 +12,8 @@ namespace {
 constexpr std::int64_t kMaxRank = 1 << 20;
 
 /// Fields that PEFT writes and that change nothing in an adapter that is loaded.
-constexpr std::array kHarmless{"auto_mapping",  "inference_mode",    "megatron_core",
-                               "peft_version",  "qalora_group_size", "revision",
-                               "runtime_config"};
+constexpr std::array kHarmless{"auto_mapping",      "inference_mode", "megatron_core",
+                               "qalora_group_size", "revision",       "runtime_config"};
 
 /// Initialisers that leave the base weights changed, so that the factors alone are another
 /// function.
@@ -67,6 +66,9 @@ AdapterConfig parse_adapter_config(const std::string& json, const std::string& f
   lora.lora_dropout = root.number("lora_dropout", 0.0, {.min = 0.0, .max = 1.0});
   lora.use_rslora = root.boolean("use_rslora", false);
   read_targets(root, config);
+  config.target_parameters = root.names("target_parameters", /*required=*/false);
+  if (root.is_text("peft_version")) config.peft_version = root.text("peft_version");
+  root.ignore("peft_version");
   read_pattern(root, "rank_pattern", /*whole=*/true, lora.rank_pattern);
   read_pattern(root, "alpha_pattern", /*whole=*/false, lora.alpha_pattern);
   check_init(root);
@@ -84,6 +86,8 @@ AdapterConfig parse_adapter_config(const std::string& json, const std::string& f
                                           "rank_pattern",
                                           "alpha_pattern",
                                           "layers_pattern",
+                                          "target_parameters",
+                                          "peft_version",
                                           "init_lora_weights",
                                           "layers_to_transform"};
   for (const auto* key : kHarmless) root.ignore(key);
@@ -99,7 +103,8 @@ AdapterConfig parse_adapter_config(const std::string& json, const std::string& f
 }
 
 std::string format_adapter_config(const LoraConfig& lora, const std::vector<std::string>& targets,
-                                  const std::string& base_model_name_or_path) {
+                                  const std::string& base_model_name_or_path,
+                                  const std::vector<std::string>& target_parameters) {
   using Json = nlohmann::ordered_json;
   const auto number = [](double value) -> Json {
     if (value == std::floor(value) && std::abs(value) < 1e15)
@@ -139,6 +144,7 @@ std::string format_adapter_config(const LoraConfig& lora, const std::vector<std:
             {"layer_replication", nullptr},
             {"lora_bias", false},
             {"target_parameters", nullptr}};
+  if (!target_parameters.empty()) root["target_parameters"] = target_parameters;
   return root.dump(2, ' ', false, Json::error_handler_t::replace) + '\n';
 }
 

@@ -14,6 +14,8 @@ struct AdapterConfig {
   /// target_modules selects by more than LoraConfig holds (layers_to_transform): only the keys of
   /// the factors tell which modules are adapted.
   bool by_layer = false;
+  std::vector<std::string> target_parameters;  // of experts that are one parameter
+  std::string peft_version;                    // "" where the file does not say
 };
 
 /// `file` is for messages. A field that would change the function and is not supported is refused
@@ -23,6 +25,7 @@ AdapterConfig parse_adapter_config(const std::string& json, const std::string& f
 
 /// The document that PEFT reads, with `targets` as an explicit list.
 std::string format_adapter_config(const LoraConfig& lora, const std::vector<std::string>& targets,
-                                  const std::string& base_model_name_or_path);
+                                  const std::string& base_model_name_or_path,
+                                  const std::vector<std::string>& target_parameters = {});
 
 }  // namespace tailor::peft

@@ -13,6 +13,7 @@
 #include "models/files/mapped_file.hpp"
 #include "models/files/safetensors.hpp"
 #include "peft/adapter_config.hpp"
+#include "peft/fused_experts.hpp"
 #include "peft/target_modules.hpp"
 
 namespace tailor::peft {
@@ -64,6 +65,12 @@ void add_factor(AdapterFiles& files, const models::TensorSource& source,
   if (!files.factors.emplace(key, std::move(factor)).second)
     throw FileError(place + ": a second tensor for " + key + "; expected one adapter in the file");
   paths.insert(parsed.path);
+}
+
+std::set<std::string> paths_of(const std::map<std::string, at::Tensor>& factors) {
+  std::set<std::string> paths;
+  for (const auto& [key, factor] : factors) paths.insert(parse_key(key).path);
+  return paths;
 }
 
 /// Each module has both factors, of one rank.
@@ -148,6 +155,14 @@ AdapterFiles read_adapter(const fs::path& adapter) {
   for (const auto& entry : source->entries()) add_factor(files, *source, entry, paths);
   if (paths.empty()) throw FileError(files.file + ": holds no factors");
   check_pairs(files, paths);
+  if (!config.target_parameters.empty()) {
+    ExpertFactors experts{std::move(files.factors), std::move(files.config),
+                          std::move(config.target_parameters)};
+    unfuse_experts(experts, config.peft_version, files.file);
+    files.factors = std::move(experts.factors);
+    files.config = std::move(experts.config);
+    paths = paths_of(files.factors);
+  }
   auto& lora = files.config;
   if (!lora.target_is_pattern && lora.exclude_modules.empty() && !config.by_layer)
     files.listed_targets = std::move(lora.target_modules);
@@ -217,11 +232,29 @@ void write_adapter(const LoraAdapter& adapter, const std::string& base_model_nam
   verify(adapter, directory);
 }
 
+AdapterFiles with_fused_experts(AdapterFiles files) {
+  ExpertFactors experts{std::move(files.factors), std::move(files.config), {}};
+  fuse_experts(experts, files.file);
+  if (experts.target_parameters.empty())
+    throw FileError(files.file + ": holds no factors of routed experts");
+  files.factors = std::move(experts.factors);
+  files.config = std::move(experts.config);
+  files.target_parameters = std::move(experts.target_parameters);
+  files.listed_targets.clear();
+  std::erase_if(files.config.target_modules, [&](const auto& path) {
+    return !files.factors.contains(factor_key(path, 'A')) ||
+           std::ranges::find(files.target_parameters, path + ".weight") !=
+               files.target_parameters.end();
+  });
+  return files;
+}
+
 void write_adapter(const AdapterFiles& files, const fs::path& directory) {
   const auto& targets = files.listed_targets.empty() ? files.config.target_modules  // full paths
                                                      : files.listed_targets;
   write_both(directory, Tensors(files.factors.begin(), files.factors.end()),
-             format_adapter_config(files.config, targets, files.base_model_name_or_path));
+             format_adapter_config(files.config, targets, files.base_model_name_or_path,
+                                   files.target_parameters));
 }
 
 }  // namespace tailor::peft

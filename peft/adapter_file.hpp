@@ -21,14 +21,17 @@ struct AdapterFiles {
   /// target_modules of the file where it is a list that alone selects: load_factors() asks for
   /// factors of every module that it names.
   std::vector<std::string> listed_targets;
-  std::string file;  // adapter_model.safetensors, for messages
+  std::vector<std::string> target_parameters = {};  // of factors in the fused form
+  std::string file;                                 // adapter_model.safetensors, for messages
 };
 
 /// `adapter` is a PEFT folder, a checkpoint or run directory, or a file in one. float16 and
-/// bfloat16 factors are widened, the name of an adapter inside a key (".lora_A.default.weight") is
-/// dropped. Fields of adapter_config.json that would change the function and are not supported here
-/// (use_dora, bias, modules_to_save, ...) are refused by name; unknown ones only where they are not
-/// null, false or empty. Throws FileError or configs::ConfigError.
+/// bfloat16 factors are widened, those of experts in the fused form (`target_parameters`) become
+/// factors of each expert (see fused_experts.hpp), the name of an adapter inside a key
+/// (".lora_A.default.weight") is dropped. Fields of adapter_config.json that would change the
+/// function and are not supported here (use_dora, bias, modules_to_save, ...) are refused by name;
+/// unknown ones only where they are not null, false or empty. Throws FileError or
+/// configs::ConfigError.
 AdapterFiles read_adapter(const std::filesystem::path& adapter);
 
 /// The folder that read_adapter() reads. Throws FileError where there is none.
@@ -38,12 +41,17 @@ std::filesystem::path adapter_folder(const std::filesystem::path& adapter);
 /// have its keys: what is missing, left over or has another shape is named.
 void load_factors(const AdapterFiles& files, LoraAdapter& adapter);
 
-/// Writes both files into `directory`, each to a temporary name first, then renamed, and reads them
-/// back: what differs from memory, or is empty, throws FileError.
+/// Writes both files into `directory`, factors of experts by expert, those that experts share once
+/// for each, as PEFT knows no shared ones; each file to a temporary name first, then renamed, and
+/// reads them back: what differs from memory, or is empty, throws FileError.
 void write_adapter(const LoraAdapter& adapter, const std::string& base_model_name_or_path,
                    const std::filesystem::path& directory);
 
-/// The same from files that were read: an adapter of any writer as a clean folder.
+/// The same with factors of experts in the fused form, which is how PEFT adapts models of
+/// transformers 5. Throws FileError where the adapter has no experts or the form cannot hold them.
+AdapterFiles with_fused_experts(AdapterFiles files);
+
+/// Writes what was read: an adapter of any writer as a clean folder.
 void write_adapter(const AdapterFiles& files, const std::filesystem::path& directory);
 
 }  // namespace tailor::peft

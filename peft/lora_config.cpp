@@ -142,6 +142,15 @@ LoraConfig with_expert_ranks(LoraConfig config, std::int64_t num_experts_per_tok
   if (config.moe_scale == MoeScale::KeepS)
     config.alpha_pattern.emplace_back(
         experts, config.lora_alpha * (config.use_rslora ? std::sqrt(share) : share));
+  // What PEFT makes of experts that are one parameter: gate and up have a rank of both together.
+  for (const auto& [parameter, ranks] :
+       {std::pair(R"(experts\.gate_up_proj)", 2.0), std::pair(R"(experts\.down_proj)", 1.0)}) {
+    config.rank_pattern.emplace_back(parameter, ranks * rank);
+    if (config.moe_scale == MoeScale::KeepS)
+      config.alpha_pattern.emplace_back(
+          parameter,
+          config.lora_alpha * (config.use_rslora ? std::sqrt(ranks * share) : ranks * share));
+  }
   config.moe_rank = MoeRank::Same;
   return config;
 }

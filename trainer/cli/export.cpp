@@ -16,17 +16,17 @@ namespace {
 namespace fs = std::filesystem;
 
 struct ExportOptions {
-  std::string adapter, to, output, model;
+  std::string adapter, to, output, model, experts = "per-expert";
   bool json = false;
 };
 
-void export_peft(const peft::AdapterFiles& files, const fs::path& output) {
+void export_peft(const peft::AdapterFiles& files, const fs::path& output, bool fused) {
   std::error_code error;
   if (fs::exists(output, error) &&
       (!fs::is_directory(output, error) || !fs::is_empty(output, error)))
     throw configs::ConfigError("--output " + output.string() +
                                ": expected a new or empty directory, found one that is in use");
-  peft::write_adapter(files, output);
+  peft::write_adapter(fused ? peft::with_fused_experts(files) : files, output);
 }
 
 void export_gguf(const peft::AdapterFiles& files, const ExportOptions& options) {
@@ -50,7 +50,7 @@ int export_adapter(const ExportOptions& options) {
   if (options.to == "gguf") {
     export_gguf(files, options);
   } else {
-    export_peft(files, options.output);
+    export_peft(files, options.output, options.experts == "fused");
   }
   const auto num_layers = files.config.target_modules.size();
   if (options.json) {
@@ -78,6 +78,11 @@ void add_export(CLI::App& app, Action& action) {
   command->add_option("--output", options->output, "what to write; must not exist yet")->required();
   command->add_option("--model", options->model,
                       "the base model (gguf); the adapter's own base where it is not given");
+  command
+      ->add_option("--experts", options->experts,
+                   "factors of routed experts (peft): per-expert keys, or fused, which PEFT loads "
+                   "on models of transformers 5")
+      ->check(CLI::IsMember({"per-expert", "fused"}));
   command->add_flag("--json", options->json, "the result as one JSON object on stdout");
   command->callback(
       [options, &action] { action = [options] { return export_adapter(*options); }; });
