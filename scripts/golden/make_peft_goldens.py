@@ -11,6 +11,10 @@ A directory is a PEFT folder (adapter_config.json, adapter_model.safetensors; B 
   trained.<key>              float32: the factor behind 20 steps of torch.optim.AdamW (lr 1e-3, weight decay 0.01) on that loss
   losses                     (20)    float32: the loss in front of each step
 
+Of a sparse model ("qwen3_moe") the adapter has keys for every expert, which PEFT converts at loading into factors of the
+fused parameters; their gradients are cut back by expert. There are no training steps: PEFT would also train the zeros
+between the gate's and the up projection's blocks.
+
 The metadata records the library versions.
 
     python scripts/golden/make_peft_goldens.py [--golden tests/golden] [NAME...]
@@ -48,6 +52,9 @@ ADAPTERS = {
         dict(r=4, lora_alpha=6, use_rslora=True, target_modules=r"model\.layers\.\d+\..*(?<!gate)_proj"),
     ),
 }
+
+
+SPARSE = {"qwen3_moe": ("tiny_qwen3_moe", dict(r=2, lora_alpha=3))}
 
 
 def mean_loss(model, documents):
@@ -122,13 +129,84 @@ def make(golden: pathlib.Path, name: str):
     print(f"{directory}: {len(factors)} factors, loss {losses[0]:.6f} -> {losses[-1]:.6f}")
 
 
+def expert_adapter(directory: pathlib.Path, config, settings: dict):
+    """An adapter of attention and of every expert, by expert, as transformers 4 and PEFT would have saved it."""
+    sizes = {"gate_proj": (config.hidden_size, config.moe_intermediate_size)}
+    sizes["up_proj"], sizes["down_proj"] = sizes["gate_proj"], sizes["gate_proj"][::-1]
+    head_dim, hidden, r = config.head_dim, config.hidden_size, settings["r"]
+    width, kv = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
+    attention = {"q_proj": (hidden, width), "k_proj": (hidden, kv), "v_proj": (hidden, kv), "o_proj": (width, hidden)}
+    modules = {}
+    for layer in range(config.num_hidden_layers):
+        prefix = f"base_model.model.model.layers.{layer}"
+        modules |= {f"{prefix}.self_attn.{name}": size for name, size in attention.items()}
+        for expert in range(config.num_experts):
+            modules |= {f"{prefix}.mlp.experts.{expert}.{name}": size for name, size in sizes.items()}
+    tensors = {}
+    for path, (size_in, size_out) in modules.items():
+        tensors[f"{path}.lora_A.weight"] = torch.empty(r, size_in).uniform_(-1, 1) / size_in**0.5
+        tensors[f"{path}.lora_B.weight"] = torch.randn(size_out, r) * 0.1
+    directory.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    targets = sorted([*attention, *sizes])
+    document = dict(peft_type="LORA", task_type="CAUSAL_LM", target_modules=targets, base_model_name_or_path="", **settings)
+    (directory / "adapter_config.json").write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
+
+
+def by_expert(key: str, gradient: torch.Tensor, config, r: int) -> dict[str, torch.Tensor]:
+    """The gradient of a fused factor as gradients of the experts' own; any other as it is."""
+    num_experts, width = config.num_experts, config.moe_intermediate_size
+    path, _, factor = key.rpartition(".lora_")
+    if not path.endswith((".experts", ".experts.base_layer")):
+        return {key: gradient}
+    if factor.startswith("A"):
+        parts = gradient.reshape(num_experts, -1, gradient.shape[1])
+        cut = {"gate_proj": parts[:, :r], "up_proj": parts[:, r:], "down_proj": parts}
+    else:
+        parts = gradient.reshape(gradient.shape[0], -1, num_experts).permute(2, 0, 1)
+        cut = {"gate_proj": parts[:, :width, :r], "up_proj": parts[:, width:, r:], "down_proj": parts}
+    names = ["gate_proj", "up_proj"] if path.endswith(".base_layer") else ["down_proj"]
+    experts = path.removesuffix(".base_layer")
+    return {
+        f"{experts}.{e}.{name}.lora_{factor}": cut[name][e].contiguous() for name in names for e in range(num_experts)
+    }
+
+
+def make_sparse(golden: pathlib.Path, name: str):
+    base, settings = SPARSE[name]
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_pretrained(golden / base, dtype=torch.float32)
+    directory = golden / "peft" / name
+    expert_adapter(directory, model.config, settings)
+    model = peft.PeftModel.from_pretrained(model, directory, is_trainable=True).eval()
+    documents = make_documents(model.config.vocab_size)
+    loss, logits = mean_loss(model, documents)
+    loss.backward()
+    out = {
+        "input_ids": torch.cat([ids for ids, _ in documents]),
+        "labels": torch.cat([labels for _, labels in documents]),
+        "document_offsets": torch.tensor([0, *DOCUMENT_LENGTHS]).cumsum(0),
+        "logits": logits.detach().contiguous(),
+        "loss": loss.detach()[None],
+    }
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            cut = by_expert(key.replace(".default", ""), parameter.grad, model.config, settings["r"])
+            out |= {f"gradient.{part}": gradient.clone() for part, gradient in cut.items()}
+    versions = {m.__name__: m.__version__ for m in (peft, transformers, torch, safetensors)}
+    safetensors.torch.save_file(out, directory / "golden.safetensors", metadata=versions)
+    for file in directory.iterdir():
+        file.chmod(0o644)
+    print(f"{directory}: {len(out) - 5} factors, loss {loss.item():.6f}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--golden", type=pathlib.Path, default=pathlib.Path("tests/golden"))
-    parser.add_argument("names", nargs="*", default=list(ADAPTERS), metavar="NAME")
+    parser.add_argument("names", nargs="*", default=[*ADAPTERS, *SPARSE], metavar="NAME")
     arguments = parser.parse_args()
     for name in arguments.names:
-        make(arguments.golden, name)
+        (make_sparse if name in SPARSE else make)(arguments.golden, name)
 
 
 if __name__ == "__main__":
