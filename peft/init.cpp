@@ -4,15 +4,14 @@
 #include <ATen/ops/zeros.h>
 
 #include <cmath>
-#include <numbers>
 
-#include "models/kernels/random.hpp"
+#include "models/kernels/random_normal.hpp"
 
 namespace tailor::peft {
 namespace {
 
 using models::kernels::random_bits;
-using models::kernels::random_words;
+using models::kernels::random_normal;
 using models::kernels::stream_of;
 using models::kernels::to_uniform;
 
@@ -48,10 +47,7 @@ Factors init_default(const InitSite& site) {
 Factors init_gaussian(const InitSite& site) {
   const auto std_dev = 1.0 / static_cast<double>(site.r);
   auto A_RI = drawn(site.r, site.in, "lora_A", site, [&](std::uint64_t stream, std::uint64_t i) {
-    // Box and Muller; 1 - u keeps the logarithm finite.
-    const auto words = random_words(site.seed, stream, i);
-    const auto radius = std::sqrt(-2.0 * std::log(1.0 - double{to_uniform(words[0])}));
-    return std_dev * radius * std::cos(2.0 * std::numbers::pi * double{to_uniform(words[1])});
+    return std_dev * random_normal(site.seed, stream, i);
   });
   return {.A_RI = std::move(A_RI), .B_OR = at::zeros({site.out, site.r}, at::kFloat)};
 }

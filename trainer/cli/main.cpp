@@ -35,7 +35,9 @@ void add_commands(CLI::App& app, cli::Action& action) {
   cli::add_export(app, action);
   cli::add_merge(app, action);
   cli::add_inspect(app, action);
+  cli::add_init(app, action);
   cli::add_convert(app, action);
+  cli::add_upcycle(app, action);
   cli::add_schema(app, action);
   cli::add_doctor(app, action);
   cli::add_bench(app, action);

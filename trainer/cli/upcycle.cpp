@@ -1,0 +1,105 @@
+// tailor upcycle: a dense model into a sparse mixture of experts.
+#include "models/files/upcycle.hpp"
+
+#include <CLI/CLI.hpp>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "models/families/causal_lm.hpp"
+#include "trainer/cli/commands.hpp"
+
+namespace tailor::trainer::cli {
+namespace {
+
+struct UpcycleCommand {
+  std::string model, output, dtype = "auto";
+  models::UpcycleOptions upcycle;
+  bool json = false;
+};
+
+/// auto: float32 stays float32, everything else (16-bit and quantised weights) becomes bfloat16.
+at::ScalarType written_dtype(const std::string& name, const models::TensorSource& tensors) {
+  if (name == "float32") return at::kFloat;
+  if (name == "bfloat16") return at::kBFloat16;
+  for (const auto& entry : tensors.entries())
+    if (entry.shape.size() == 2) return entry.dtype == "F32" ? at::kFloat : at::kBFloat16;
+  return at::kFloat;
+}
+
+std::int64_t num_parameters(const std::string& config_json, const std::string& config_file) {
+  std::int64_t count = 0;
+  for (const auto& parameter : models::make_causal_lm(config_json, config_file)->parameters()) {
+    std::int64_t size = 1;
+    for (const auto length : parameter.shape) size *= length;
+    count += size;
+  }
+  return count;
+}
+
+int upcycle(const UpcycleCommand& command) {
+  const auto dense = models::open_pretrained(command.model);
+  const auto before = num_parameters(dense.config_json, dense.config_file);
+  const auto sparse = models::upcycled(dense, command.upcycle);
+  const auto after = num_parameters(sparse.config_json, sparse.config_file);
+  const auto dtype = written_dtype(command.dtype, *dense.tensors);
+  const std::string dtype_name = dtype == at::kFloat ? "float32" : "bfloat16";
+  const auto split = command.upcycle.split, experts = command.upcycle.num_experts * split,
+             active = command.upcycle.num_experts_per_tok * split;
+  const auto family = models::make_causal_lm(sparse.config_json, sparse.config_file)->shape();
+  std::cerr << "writing " << family.model_type << " with " << experts << " experts, " << active
+            << " a token, to " << command.output << " (" << after << " parameters as " << dtype_name
+            << ", from " << before << ")\n";
+  models::write_hf_directory(sparse, command.output, dtype);
+  if (command.json) {
+    std::cout << nlohmann::ordered_json{{"output_dir", command.output},
+                                        {"model_type", family.model_type},
+                                        {"dtype", dtype_name},
+                                        {"num_experts", experts},
+                                        {"num_experts_per_tok", active},
+                                        {"num_tensors", sparse.tensors->entries().size()},
+                                        {"num_parameters", after},
+                                        {"num_parameters_dense", before}}
+              << '\n';
+  }
+  return 0;
+}
+
+}  // namespace
+
+void add_upcycle(CLI::App& app, Action& action) {
+  auto options = std::make_shared<UpcycleCommand>();
+  auto* command =
+      app.add_subcommand("upcycle", "Make a sparse mixture of experts out of a dense model");
+  command->add_option("--model", options->model, "HF directory or GGUF file (llama, qwen2, qwen3)")
+      ->required();
+  command->add_option("--output", options->output, "HF directory to write; new or empty")
+      ->required();
+  auto& upcycle_options = options->upcycle;
+  command->add_option("--num-experts", upcycle_options.num_experts, "copies of each feed-forward")
+      ->capture_default_str();
+  command
+      ->add_option("--num-experts-per-tok", upcycle_options.num_experts_per_tok,
+                   "copies that a token goes through")
+      ->capture_default_str();
+  command
+      ->add_option("--split", upcycle_options.split,
+                   "cut each copy into so many experts, all chosen together at first")
+      ->capture_default_str();
+  command
+      ->add_option("--noise", upcycle_options.noise,
+                   "perturb the experts by so many standard deviations of their weights; 0 "
+                   "preserves the function")
+      ->capture_default_str();
+  command->add_option("--seed", upcycle_options.seed, "of router and noise")->capture_default_str();
+  command
+      ->add_option("--dtype", options->dtype,
+                   "of the weights written; auto: float32 stays, else bfloat16")
+      ->check(CLI::IsMember({"auto", "bfloat16", "float32"}))
+      ->capture_default_str();
+  command->add_flag("--json", options->json, "the result as one JSON object on stdout");
+  command->callback([options, &action] { action = [options] { return upcycle(*options); }; });
+}
+
+}  // namespace tailor::trainer::cli
