@@ -152,7 +152,6 @@ TEST_CASE("what would change the function is refused by name", "[peft]") {
       {Json{{"bias", "all"}}, "bias"},
       {Json{{"modules_to_save", {"lm_head"}}}, "modules_to_save"},
       {Json{{"fan_in_fan_out", true}}, "fan_in_fan_out"},
-      {Json{{"target_parameters", {"mlp.experts.down_proj"}}}, "target_parameters"},
       {Json{{"init_lora_weights", "pissa_niter_4"}}, "init_lora_weights"},
       {Json{{"peft_type", "VERA"}}, "peft_type"},
       {Json{{"task_type", "SEQ_CLS"}}, "task_type"},
