@@ -1,7 +1,6 @@
 #include "models/text/tokenizer.hpp"
 
 #include <catch2/catch.hpp>
-#include <chrono>
 #include <thread>
 
 #include "models/files/file_error.hpp"
@@ -154,11 +153,8 @@ TEST_CASE("very long words take time in proportion") {
   for (int i = 0; i < 100'000; ++i) marks += "\xCC\x81\xCC\xA3";
   for (const auto& text : {letters, std::string(500'000, 'a'), std::string(500'000, ' '),
                            std::string(500'000, '\n'), std::string(500'000, '!')}) {
-    const auto begin = std::chrono::steady_clock::now();
-    const auto ids = tokenizer->encode(text);
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-    CHECK(tokenizer->decode(ids) == text);
-    CHECK(seconds.count() < 60);  // sanitizers included; a quadratic algorithm takes hours
+    // A quadratic algorithm takes hours: the time limit of the test ends it.
+    CHECK(tokenizer->decode(tokenizer->encode(text)) == text);
   }
   CHECK_FALSE(tokenizer->encode(marks).empty());
 }
