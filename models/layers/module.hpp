@@ -21,7 +21,7 @@ struct NamedParameter {
   std::string name;
   std::vector<std::int64_t> shape;  // in the checkpoint
   at::Tensor* value;
-  std::optional<Slice> slice;  // the part that is held here; absent: all of it
+  std::optional<Slice> slice;           // the part that is held here; absent: all of it
   std::optional<at::ScalarType> dtype;  // what it is read as, whatever the model's weights are
 };
 
