@@ -97,22 +97,19 @@ void write_both(const fs::path& directory, const Tensors& tensors, const std::st
   models::write_durable_file(directory / kConfigName, config);
 }
 
-void verify(const LoraAdapter& adapter, const fs::path& directory) {
+void verify(const AdapterFiles& memory, const fs::path& directory) {
   const auto files = read_adapter(directory);
   const auto differs = [&](const std::string& what) {
     throw FileError(files.file + ": read back, " + what + " differs from memory");
   };
-  const auto modules = adapter.modules();
-  if (files.factors.size() != 2 * modules.size()) differs("the number of tensors");
-  for (const auto& module : modules) {
-    for (const char factor : {'A', 'B'}) {
-      const auto found = files.factors.find(factor_key(module.path, factor));
-      if (found == files.factors.end() ||
-          !at::equal(found->second, factor == 'A' ? module.A : module.B))
-        differs(factor_key(module.path, factor));
-    }
-    if (files.config.scale_of(module.path) != module.scale) differs("the scale");
+  if (files.factors.size() != memory.factors.size()) differs("the number of tensors");
+  for (const auto& [key, factor] : memory.factors) {
+    const auto found = files.factors.find(key);
+    if (found == files.factors.end() || !at::equal(found->second, factor)) differs(key);
   }
+  for (const auto& path : paths_of(memory.factors))
+    if (files.config.scale_of(path) != memory.config.scale_of(path))
+      differs("the scale of " + path);
 }
 
 }  // namespace
@@ -214,22 +211,22 @@ void load_factors(const AdapterFiles& files, LoraAdapter& adapter) {
                         " is missing: target_modules names \"" + name + '"');
 }
 
-void write_adapter(const LoraAdapter& adapter, const std::string& base_model_name_or_path,
-                   const fs::path& directory) {
-  const auto modules = adapter.modules();
-  if (modules.empty()) throw FileError(directory.string() + ": the adapter has no layers");
-  Tensors tensors;
+AdapterFiles adapter_files(const LoraAdapter& adapter, const std::string& base_model_name_or_path) {
+  AdapterFiles files{.config = adapter.config(),
+                     .base_model_name_or_path = base_model_name_or_path};
   std::vector<std::string> paths;
-  for (const auto& module : modules) {
-    tensors.emplace_back(factor_key(module.path, 'A'), module.A);
-    tensors.emplace_back(factor_key(module.path, 'B'), module.B);
+  for (const auto& module : adapter.modules()) {
+    files.factors.emplace(factor_key(module.path, 'A'), module.A);
+    files.factors.emplace(factor_key(module.path, 'B'), module.B);
     paths.push_back(module.path);
   }
-  write_both(
-      directory, tensors,
-      format_adapter_config(adapter.config(), explicit_targets(paths, adapter.module_paths()),
-                            base_model_name_or_path));
-  verify(adapter, directory);
+  files.listed_targets = explicit_targets(paths, adapter.module_paths());
+  return files;
+}
+
+void write_adapter(const LoraAdapter& adapter, const std::string& base_model_name_or_path,
+                   const fs::path& directory) {
+  write_adapter(adapter_files(adapter, base_model_name_or_path), directory);
 }
 
 AdapterFiles with_fused_experts(AdapterFiles files) {
@@ -250,11 +247,13 @@ AdapterFiles with_fused_experts(AdapterFiles files) {
 }
 
 void write_adapter(const AdapterFiles& files, const fs::path& directory) {
+  if (files.factors.empty()) throw FileError(directory.string() + ": the adapter has no layers");
   const auto& targets = files.listed_targets.empty() ? files.config.target_modules  // full paths
                                                      : files.listed_targets;
   write_both(directory, Tensors(files.factors.begin(), files.factors.end()),
              format_adapter_config(files.config, targets, files.base_model_name_or_path,
                                    files.target_parameters));
+  if (files.target_parameters.empty()) verify(files, directory);
 }
 
 }  // namespace tailor::peft

@@ -41,9 +41,11 @@ std::filesystem::path adapter_folder(const std::filesystem::path& adapter);
 /// have its keys: what is missing, left over or has another shape is named.
 void load_factors(const AdapterFiles& files, LoraAdapter& adapter);
 
-/// Writes both files into `directory`, factors of experts by expert, those that experts share once
-/// for each, as PEFT knows no shared ones; each file to a temporary name first, then renamed, and
-/// reads them back: what differs from memory, or is empty, throws FileError.
+/// An adapter as its files hold it: factors of experts by expert, those that experts share once for
+/// each, as PEFT knows no shared ones. The factors are the adapter's memory.
+AdapterFiles adapter_files(const LoraAdapter& adapter, const std::string& base_model_name_or_path);
+
+/// Writes adapter_files() into `directory`.
 void write_adapter(const LoraAdapter& adapter, const std::string& base_model_name_or_path,
                    const std::filesystem::path& directory);
 
@@ -51,7 +53,9 @@ void write_adapter(const LoraAdapter& adapter, const std::string& base_model_nam
 /// transformers 5. Throws FileError where the adapter has no experts or the form cannot hold them.
 AdapterFiles with_fused_experts(AdapterFiles files);
 
-/// Writes what was read: an adapter of any writer as a clean folder.
+/// Writes both files into `directory`, each to a temporary name first, then renamed, and reads them
+/// back: what differs from memory, or is empty, throws FileError. Fused factors are not compared:
+/// they are read as factors of each expert.
 void write_adapter(const AdapterFiles& files, const std::filesystem::path& directory);
 
 }  // namespace tailor::peft

@@ -46,6 +46,13 @@ struct Run {
     config.r = 4;
     adapter = std::make_unique<peft::LoraAdapter>(*model, config, /*seed=*/1);
   }
+  NamedTensors parameters() const {
+    NamedTensors out;
+    for (const auto& trainable : adapter->trainables())
+      out.emplace_back(trainable.name, trainable.value);
+    return out;
+  }
+  peft::AdapterFiles files() const { return peft::adapter_files(*adapter, "base"); }
   TrainState state(std::int64_t step) const {
     TrainState out{.step = step,
                    .data = {.epoch = 1, .row = step},
@@ -53,7 +60,7 @@ struct Run {
                    .guards = {.above_max_loss = 1, .moving_steps = 10},
                    .num_updates = step};
     out.fingerprints = {{"model", "0123"}};
-    for (const auto& [name, parameter] : named_parameters(*adapter)) {
+    for (const auto& [name, parameter] : parameters()) {
       out.first_moment.emplace_back(name, at::randn(parameter.sizes()));
       out.second_moment.emplace_back(name, at::randn(parameter.sizes()));
     }
@@ -88,7 +95,7 @@ TEST_CASE("what is saved is what is read") {
   const Folder folder;
   const CheckpointFolder checkpoints(folder.path, 3);
   const auto state = run.state(200);
-  const auto path = checkpoints.save(state, *run.adapter, "base");
+  const auto path = checkpoints.save(state, run.files());
   CHECK(path.filename() == "step-000200");
   CHECK(names_in(path) == Names{"adapter_config.json", "adapter_model.safetensors",
                                 "optimizer.safetensors", "trainer_state.json"});
@@ -109,7 +116,7 @@ TEST_CASE("what is saved is what is read") {
     CHECK(at::equal(saved->state.first_moment[i].second, state.first_moment[i].second));
     CHECK(at::equal(saved->state.second_moment[i].second, state.second_moment[i].second));
   }
-  const auto parameters = named_parameters(*run.adapter);
+  const auto parameters = run.parameters();
   CHECK(saved->adapter.factors.size() == parameters.size());
   CHECK(at::equal(saved->adapter.factors.at("base_model.model." + parameters[0].first),
                   parameters[0].second));
@@ -120,10 +127,10 @@ TEST_CASE("only the newest checkpoints are kept, ordered by number") {
   const Folder folder;
   const CheckpointFolder checkpoints(folder.path, 2);
   for (const std::int64_t step : {999'999, 1'000'000, 1'000'001})
-    checkpoints.save(run.state(step), *run.adapter, "base");
+    checkpoints.save(run.state(step), run.files());
   CHECK(names_in(folder.path) == Names{"step-1000000", "step-1000001"});
   const CheckpointFolder all(folder.path, std::nullopt);
-  all.save(run.state(1'000'002), *run.adapter, "base");
+  all.save(run.state(1'000'002), run.files());
   CHECK(all.list().size() == 3);
 }
 
@@ -131,13 +138,13 @@ TEST_CASE("a limit never removes the checkpoint just written, but later ones tha
   const Run run;
   const Folder folder;
   const CheckpointFolder all(folder.path, std::nullopt);
-  for (const std::int64_t step : {100, 150}) all.save(run.state(step), *run.adapter, "base");
-  fs::remove(all.save(run.state(200), *run.adapter, "base") / "trainer_state.json");
+  for (const std::int64_t step : {100, 150}) all.save(run.state(step), run.files());
+  fs::remove(all.save(run.state(200), run.files()) / "trainer_state.json");
   const std::int64_t limit = GENERATE(1, 2);
   const CheckpointFolder limited(folder.path, limit);
   Names warnings;
   REQUIRE(limited.newest(warnings)->state.step == 150);
-  limited.save(run.state(160), *run.adapter, "base");
+  limited.save(run.state(160), run.files());
   CHECK(names_in(folder.path) ==
         (limit == 1 ? Names{"step-000160"} : Names{"step-000150", "step-000160"}));
   warnings.clear();
@@ -149,7 +156,7 @@ TEST_CASE("a checkpoint that cannot be removed does not make a save fail") {
   const Run run;
   const Folder folder;
   const CheckpointFolder checkpoints(folder.path, 1);
-  const auto old = checkpoints.save(run.state(10), *run.adapter, "base");
+  const auto old = checkpoints.save(run.state(10), run.files());
   fs::permissions(folder.path, fs::perms::all);
   fs::permissions(old, fs::perms::owner_read | fs::perms::owner_exec);
   // In a child, since a superuser may remove everything and has to become somebody else.
@@ -158,7 +165,7 @@ TEST_CASE("a checkpoint that cannot be removed does not make a save fail") {
     constexpr uid_t kNobody = 65534;
     if (geteuid() == 0 && setuid(kNobody) != 0) _exit(4);
     try {
-      checkpoints.save(run.state(20), *run.adapter, "base");
+      checkpoints.save(run.state(20), run.files());
       _exit(fs::exists(old) ? 0 : 1);
     } catch (...) {
       _exit(2);
@@ -187,8 +194,8 @@ TEST_CASE("a damaged checkpoint is named and the one before it is used") {
   const Run run;
   const Folder folder;
   const CheckpointFolder checkpoints(folder.path, 3);
-  checkpoints.save(run.state(10), *run.adapter, "base");
-  const auto last = checkpoints.save(run.state(20), *run.adapter, "base");
+  checkpoints.save(run.state(10), run.files());
+  const auto last = checkpoints.save(run.state(20), run.files());
   const std::string file = GENERATE("adapter_model.safetensors", "adapter_config.json",
                                     "optimizer.safetensors", "trainer_state.json");
   SECTION("one bit is flipped") { flip_byte(last / file, 40); }
@@ -207,8 +214,8 @@ TEST_CASE("a disk that fails is no damaged checkpoint") {
   const Run run;
   const Folder folder;
   const CheckpointFolder checkpoints(folder.path, 3);
-  checkpoints.save(run.state(10), *run.adapter, "base");
-  const auto file = checkpoints.save(run.state(20), *run.adapter, "base") / "trainer_state.json";
+  checkpoints.save(run.state(10), run.files());
+  const auto file = checkpoints.save(run.state(20), run.files()) / "trainer_state.json";
   // It opens and cannot be read, as a file on a failing disk.
   fs::remove(file);
   fs::create_directory(file);
@@ -221,7 +228,7 @@ TEST_CASE("where no checkpoint is whole nothing is begun anew in silence") {
   const Run run;
   const Folder folder;
   const CheckpointFolder checkpoints(folder.path, 3);
-  fs::remove(checkpoints.save(run.state(10), *run.adapter, "base") / "trainer_state.json");
+  fs::remove(checkpoints.save(run.state(10), run.files()) / "trainer_state.json");
   Names warnings;
   CHECK_THROWS_AS(checkpoints.newest(warnings), models::FileError);
 }
@@ -230,8 +237,8 @@ TEST_CASE("a damaged checkpoint is replaced when its step is saved again") {
   const Run run;
   const Folder folder;
   const CheckpointFolder checkpoints(folder.path, 3);
-  fs::remove(checkpoints.save(run.state(10), *run.adapter, "base") / "trainer_state.json");
-  checkpoints.save(run.state(10), *run.adapter, "base");
+  fs::remove(checkpoints.save(run.state(10), run.files()) / "trainer_state.json");
+  checkpoints.save(run.state(10), run.files());
   Names warnings;
   CHECK(checkpoints.newest(warnings)->state.step == 10);
   CHECK(warnings.empty());
@@ -241,7 +248,7 @@ TEST_CASE("a write that fails leaves the checkpoints from before and nothing els
   const Run run;
   const Folder folder;
   const CheckpointFolder checkpoints(folder.path, 3);
-  checkpoints.save(run.state(10), *run.adapter, "base");
+  checkpoints.save(run.state(10), run.files());
   // In a child, since a limit on the size of files holds for the whole process. Like a full disk it
   // makes a write fail in the middle.
   const pid_t child = fork();
@@ -250,7 +257,7 @@ TEST_CASE("a write that fails leaves the checkpoints from before and nothing els
     const rlimit limit{.rlim_cur = 4096, .rlim_max = 4096};
     setrlimit(RLIMIT_FSIZE, &limit);
     try {
-      checkpoints.save(run.state(20), *run.adapter, "base");
+      checkpoints.save(run.state(20), run.files());
       _exit(1);
     } catch (const std::system_error& error) {
       _exit(std::string(error.what()).find("step-000020") != std::string::npos ? 0 : 2);

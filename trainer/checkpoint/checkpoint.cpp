@@ -83,13 +83,6 @@ void verify(const fs::path& folder, const TrainState& state) {
 
 }  // namespace
 
-NamedTensors named_parameters(const peft::LoraAdapter& adapter) {
-  NamedTensors out;
-  for (auto& trainable : adapter.trainables())
-    out.emplace_back(std::move(trainable.name), std::move(trainable.value));
-  return out;
-}
-
 CheckpointFolder::CheckpointFolder(fs::path directory, std::optional<std::int64_t> limit)
     : directory_(std::move(directory)), limit_(limit) {
   if (!fs::exists(directory_)) return;
@@ -97,24 +90,13 @@ CheckpointFolder::CheckpointFolder(fs::path directory, std::optional<std::int64_
     if (entry.path().filename().string().starts_with(kTemporary)) fs::remove_all(entry.path());
 }
 
-fs::path CheckpointFolder::save(const TrainState& state, const peft::LoraAdapter& adapter,
-                                const std::string& base_model) const {
-  return save(state,
-              [&](const fs::path& folder) { peft::write_adapter(adapter, base_model, folder); });
-}
-
 fs::path CheckpointFolder::save(const TrainState& state, const peft::AdapterFiles& adapter) const {
-  return save(state, [&](const fs::path& folder) { peft::write_adapter(adapter, folder); });
-}
-
-fs::path CheckpointFolder::save(const TrainState& state,
-                                const std::function<void(const fs::path&)>& write_adapter) const {
   const auto name = folder_name(state.step);
   const auto temporary = directory_ / (kTemporary + name);
   const auto target = directory_ / name;
   try {
     fs::create_directories(temporary);
-    write_adapter(temporary);
+    peft::write_adapter(adapter, temporary);
     write_moments(state, temporary / kOptimizer);
     models::write_durable_file(temporary / kState, state_json(state, temporary));
     verify(temporary, state);

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <filesystem>
-#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -33,9 +32,6 @@ class CheckpointFolder {
   /// deleted stays. Answers the new folder. Throws std::system_error (a full disk) or FileError
   /// (what was read back differs); the checkpoints from before are untouched then, and nothing of
   /// the new one stays.
-  std::filesystem::path save(const TrainState& state, const peft::LoraAdapter& adapter,
-                             const std::string& base_model) const;
-  /// The same of an adapter that was gathered from ranks.
   std::filesystem::path save(const TrainState& state, const peft::AdapterFiles& adapter) const;
 
   /// The newest checkpoint that is whole. Each damaged one before it adds a line to `warnings`.
@@ -49,9 +45,6 @@ class CheckpointFolder {
   std::vector<std::filesystem::path> list() const { return list(directory_); }  // oldest first
 
  private:
-  std::filesystem::path save(
-      const TrainState& state,
-      const std::function<void(const std::filesystem::path&)>& write_adapter) const;
   static std::vector<std::filesystem::path> list(const std::filesystem::path& directory);
   void remove_beyond_limit(std::int64_t newest_step) const;
 
@@ -61,9 +54,5 @@ class CheckpointFolder {
 
 /// Throws FileError naming what is missing or damaged.
 Checkpoint read_checkpoint(const std::filesystem::path& path);
-
-/// Names of an adapter's parameters in the order of LoraAdapter::parameters():
-/// "<path>.lora_A.weight", "<path>.lora_B.weight".
-NamedTensors named_parameters(const peft::LoraAdapter& adapter);
 
 }  // namespace tailor::trainer
