@@ -1,13 +1,12 @@
 #include "distributed/sharded_base.hpp"
 
-#include <ATen/Context.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/util/Exception.h>
 
 #include <array>
-#include <cstring>
 #include <map>
+#include <optional>
 #include <utility>
 #include <vector>
 

@@ -26,18 +26,6 @@ WholeSizes whole_sizes(const models::GroupedLinearBase& layer) {
           layer.out_features() * (part.dim == Dim::Out ? part.count : 1)};
 }
 
-/// The part of a factor that goes with the part of W that is held here.
-at::Tensor part_of(const at::Tensor& factor, std::int64_t dim, const models::Sharding& sharding) {
-  const auto length = factor.size(dim) / sharding.count;
-  return factor.narrow(dim, sharding.index * length, length).contiguous();
-}
-
-Factors part_of(Factors factors, const models::Sharding& sharding) {
-  if (sharding.dim == Dim::In) factors.A_RI = part_of(factors.A_RI, 1, sharding);
-  if (sharding.dim == Dim::Out) factors.B_OR = part_of(factors.B_OR, 0, sharding);
-  return factors;
-}
-
 /// Its output is the hidden state; gate and up read it.
 bool leads_back(const std::string& projection) {
   return projection == "down_proj" || projection == "w2";

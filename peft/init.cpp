@@ -69,4 +69,17 @@ Factors init_factors(InitLora init, const InitSite& site) {
   return init_default(site);
 }
 
+Factors part_of(Factors whole, const models::Sharding& sharding) {
+  using Dim = models::Sharding::Dim;
+  const auto cut = [&](at::Tensor& factor, std::int64_t dim) {
+    const auto length = factor.size(dim) / sharding.count;
+    // A copy: a view would keep the whole alive.
+    factor =
+        factor.narrow(dim, sharding.index * length, length).clone(at::MemoryFormat::Contiguous);
+  };
+  if (sharding.dim == Dim::In) cut(whole.A_RI, 1);
+  if (sharding.dim == Dim::Out) cut(whole.B_OR, 0);
+  return whole;
+}
+
 }  // namespace tailor::peft

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "models/layers/sharding.hpp"
 #include "peft/lora_config.hpp"
 
 namespace tailor::peft {
@@ -30,5 +31,9 @@ Factors init_random(
     const InitSite& site);  // `false`: B ~ U(-1/sqrt(r), 1/sqrt(r)); not an identity
 
 Factors init_factors(InitLora init, const InitSite& site);
+
+/// The parts of whole factors that go with the part of W that is held here. Factors are made whole,
+/// then cut, so that their values do not depend on how many ranks share the layer.
+Factors part_of(Factors whole, const models::Sharding& sharding);
 
 }  // namespace tailor::peft

@@ -11,15 +11,6 @@
 #include "peft/init.hpp"
 
 namespace tailor::peft {
-namespace {
-
-/// The part of a factor that goes with the part of W that is held here.
-at::Tensor part_of(const at::Tensor& factor, std::int64_t dim, const models::Sharding& sharding) {
-  const auto length = factor.size(dim) / sharding.count;
-  return factor.narrow(dim, sharding.index * length, length).clone(at::MemoryFormat::Contiguous);
-}
-
-}  // namespace
 
 LoraLinear::LoraLinear(std::shared_ptr<models::LinearBase> inner, std::string path,
                        const LoraConfig& config, std::uint64_t seed,
@@ -39,11 +30,9 @@ LoraLinear::LoraLinear(std::shared_ptr<models::LinearBase> inner, std::string pa
   if (r > std::min(in, out))
     throw configs::ConfigError(place + ": the rank of " + path_ + " is " + std::to_string(r) +
                                ", above min(in, out) = " + std::to_string(std::min(in, out)));
-  auto factors = init_factors(config.init_lora_weights,
-                              {.in = in, .out = out, .r = r, .seed = seed, .path = path_});
-  // Made whole, then cut: the values do not depend on how many ranks share the layer.
-  if (sharding.dim == Dim::In) factors.A_RI = part_of(factors.A_RI, 1, sharding);
-  if (sharding.dim == Dim::Out) factors.B_OR = part_of(factors.B_OR, 0, sharding);
+  auto factors = part_of(init_factors(config.init_lora_weights,
+                                      {.in = in, .out = out, .r = r, .seed = seed, .path = path_}),
+                         sharding);
   A_ = std::move(factors.A_RI).requires_grad_();
   B_ = std::move(factors.B_OR).requires_grad_();
 }

@@ -1,12 +1,15 @@
 // One job on every layout of ranks: the same losses and gradient norms, step by step.
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/randn.h>
 
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <tuple>
 
 #include "models/files/pretrained.hpp"
 #include "models/kernels/random.hpp"
+#include "models/layers/decoder.hpp"
 #include "tests/support/on_ranks.hpp"
 #include "trainer/parallel/placement.hpp"
 #include "trainer/parallel/spread_model.hpp"
@@ -98,6 +101,7 @@ std::vector<Example> documents() {
 
 struct Curve {
   std::vector<double> losses, norms;
+  std::vector<std::int64_t> correct;
   NamedTensors adapter;  // of rank 0
 };
 
@@ -158,6 +162,7 @@ Curve train(const Job& job, const std::vector<Example>& examples, Group& world,
                                   .first_token = first_token});
     curve.losses.push_back(report.loss);
     curve.norms.push_back(report.grad_norm);
+    curve.correct.push_back(report.num_correct);
   }
   std::vector<at::Tensor> values;
   for (const auto& item : trainables) values.push_back(item.value);
@@ -186,6 +191,7 @@ void check_layouts(const Job& job, const std::vector<MeshSizes>& layouts) {
     for (const auto& curve : curves) {
       CHECK(largest_difference(curve.losses, alone.losses) < kRelative);
       CHECK(largest_difference(curve.norms, alone.norms) < 10 * kRelative);
+      CHECK(curve.correct == alone.correct);
     }
     REQUIRE(curves[0].adapter.size() == alone.adapter.size());
     for (std::size_t i = 0; i < alone.adapter.size(); ++i) {
@@ -219,38 +225,75 @@ TEST_CASE("dropout masks do not depend on the layout") {
   check_layouts(job(kDense, 0.25), {{.dp = 2}, {.tp = 2}, {.dp = 2, .tp = 2}, {.pp = 2}});
 }
 
-TEST_CASE("a sparse model trains alike on every layout") {
-  check_layouts(job(kQwen3Moe), {{.dp = 2},
-                                 {.ep = 2},
-                                 {.ep = 4},
-                                 {.tp = 2},
-                                 {.tp = 4},
-                                 {.dp = 2, .ep = 2},
-                                 {.tp = 2, .ep = 2},
-                                 {.dp = 2, .tp = 2},
-                                 {.pp = 2},
-                                 {.pp = 4},
-                                 {.dp = 2, .pp = 2},
-                                 {.ep = 2, .pp = 2},
-                                 {.dp = 2, .dp_shard = 2},
-                                 {.dp = 2, .ep = 2, .dp_shard = 2},
-                                 {.dp = 2, .ep = 2, .dp_shard = 4}});
+TEST_CASE("sparse models train alike on every layout") {
+  const auto* config = GENERATE(kQwen3Moe, kDeepSeek);
+  check_layouts(job(config), {{.dp = 2},
+                              {.dp = 4},
+                              {.ep = 2},
+                              {.ep = 4},
+                              {.tp = 2},
+                              {.tp = 4},
+                              {.dp = 2, .ep = 2},
+                              {.tp = 2, .ep = 2},
+                              {.dp = 2, .tp = 2},
+                              {.pp = 2},
+                              {.pp = 4},
+                              {.dp = 2, .pp = 2},
+                              {.ep = 2, .pp = 2},
+                              {.dp = 2, .dp_shard = 2},
+                              {.dp = 2, .ep = 2, .dp_shard = 2},
+                              {.dp = 2, .ep = 2, .dp_shard = 4}});
 }
 
-TEST_CASE("latent attention and a dense first layer train alike on every layout") {
-  check_layouts(job(kDeepSeek), {{.dp = 2},
-                                 {.dp = 4},
-                                 {.ep = 2},
-                                 {.ep = 4},
-                                 {.tp = 2},
-                                 {.tp = 4},
-                                 {.dp = 2, .ep = 2},
-                                 {.tp = 2, .ep = 2},
-                                 {.dp = 2, .tp = 2},
-                                 {.pp = 2},
-                                 {.pp = 4},
-                                 {.dp = 2, .pp = 2},
-                                 {.dp = 2, .dp_shard = 2}});
+TEST_CASE("a layout that the model does not have the parts for is refused by setting and layer") {
+  const auto refusal = [](const char* config, const MeshSizes& sizes) {
+    return distributed::on_ranks(sizes.world(), [&](Group& world) -> std::string {
+      const auto mesh = distributed::make_mesh(world, sizes);
+      const auto model = models::make_causal_lm(config, "config.json");
+      try {
+        spread_model(*model, mesh);
+      } catch (const configs::ConfigError& error) {
+        return error.what();
+      }
+      return "accepted";
+    })[0];
+  };
+  CHECK(refusal(kDense, {.tp = 3}) ==
+        "tensor_parallel_size 3: expected a divisor of the 4 heads of "
+        "model.layers.0.self_attn.q_proj");
+  CHECK(refusal(kQwen3Moe, {.ep = 3}) ==
+        "expert_parallel_size 3: expected a divisor of the 8 experts of a layer");
+  CHECK(refusal(kDense, {.ep = 2}) ==
+        "expert_parallel_size 2: llama has no experts; leave it at 1");
+  CHECK(refusal(kDense, {.pp = 5}) ==
+        "pipeline_parallel_size 5: expected at most one stage a layer, the model has 4");
+}
+
+TEST_CASE(
+    "a divided base is in memory for the layer that is computed alone, and a part of it else") {
+  const auto held = distributed::on_ranks(2, [&](Group& world) {
+    const auto mesh = distributed::make_mesh(world, {.dp = 2, .dp_shard = 2});
+    const auto files = pretrained(kDense);
+    const auto model = models::make_causal_lm(files.config_json, files.config_file);
+    const auto loaded = spread_model(*model, mesh);
+    models::load_parameters(*model, files, at::kFloat, models::kernels::Arithmetic::Float32,
+                            loaded);
+    const auto layer_bytes = [&] {
+      std::size_t bytes = 0;
+      for (const auto& seat : model->decoder()->slots())
+        bytes += seat.slot->layer().weight().stored().storage().nbytes();
+      return bytes;
+    };
+    const auto before = layer_bytes();
+    const at::NoGradGuard no_grad;
+    const auto hidden = model->hidden_states(models::pack({{1, 2, 3}, {4, 5}}));
+    return std::tuple(before, layer_bytes(), hidden.isfinite().all().item<bool>());
+  });
+  for (const auto& [before, behind, finite] : held) {
+    CHECK(before == 0);
+    CHECK(behind == 0);
+    CHECK(finite);
+  }
 }
 
 }  // namespace tailor::trainer

@@ -181,8 +181,9 @@ class TrainCommand {
     make_part();  // refuses what the ranks cannot share
     data_ = load_job_data(config_, pretrained_, mesh_.sizes.data());
     for (const auto& line : describe_data(data_, config_)) log_info(line);
-    fingerprints_ = fingerprints(pretrained_, data_.train, data_.eval, precision_,
-                                 data_.rows_in_step, layout_text(mesh_.sizes));
+    if (ranks_.leads())  // it compares and saves them
+      fingerprints_ = fingerprints(pretrained_, data_.train, data_.eval, precision_,
+                                   data_.rows_in_step, layout_text(mesh_.sizes));
   }
 
   /// The one to go on from, as rank 0 chooses it, on all.

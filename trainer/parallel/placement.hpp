@@ -31,17 +31,15 @@ NamedTensors gather_whole(const std::vector<peft::Trainable>& trainables,
                           const std::vector<at::Tensor>& values, distributed::Group& world,
                           const distributed::Mesh& mesh);
 
-/// The whole adapter in its file's form, from the ranks that hold it. Collective; rank 0's answer
-/// counts.
-peft::AdapterFiles gather_adapter(const peft::LoraAdapter& adapter, const std::string& base_model,
-                                  distributed::Group& world, const distributed::Mesh& mesh);
-
-/// Copies this rank's part of a saved adapter into its layers.
-void scatter_adapter(const peft::AdapterFiles& files, const peft::LoraAdapter& adapter);
-
-/// The other way: copies this rank's part of the named whole tensors into `values`. Throws
+/// The way back: copies this rank's part of the named whole tensors into `values`. Throws
 /// models::FileError, naming `file`, for one that is missing or has another shape.
 void scatter_whole(const NamedTensors& whole, const std::vector<peft::Trainable>& trainables,
                    const std::vector<at::Tensor>& values, const std::string& file);
+
+/// The same of an adapter's factors, as its files hold them. gather_adapter() is collective, and
+/// rank 0's answer counts.
+peft::AdapterFiles gather_adapter(const peft::LoraAdapter& adapter, const std::string& base_model,
+                                  distributed::Group& world, const distributed::Mesh& mesh);
+void scatter_adapter(const peft::AdapterFiles& files, const peft::LoraAdapter& adapter);
 
 }  // namespace tailor::trainer
