@@ -57,7 +57,7 @@ class Table {
   }
   StepReport step(const std::vector<const Example*>& documents, double max_grad_norm = 0.0) {
     const OneRank rank(trainable.values().numel());
-    return sft_step(loss(), trainable, optimizer, documents, rank.sync,
+    return sft_step(one_by_one(loss()), trainable, optimizer, documents, rank.sync,
                     {.step = 7,
                      .learning_rate = 0.1,
                      .max_grad_norm = max_grad_norm,
@@ -189,8 +189,8 @@ TEST_CASE("a gradient that overflows stops although the loss is finite") {
     return part;
   };
   const OneRank rank(table.trainable.values().numel());
-  CHECK_THROWS_WITH(sft_step(overflowing, table.trainable, table.optimizer, pointers(examples),
-                             rank.sync, {.step = 7, .learning_rate = 0.1}),
+  CHECK_THROWS_WITH(sft_step(one_by_one(overflowing), table.trainable, table.optimizer,
+                             pointers(examples), rank.sync, {.step = 7, .learning_rate = 0.1}),
                     Catch::Contains("the gradient norm is"));
 }
 

@@ -113,12 +113,6 @@ StepPass in_stages(models::CausalLM& model, peft::LoraAdapter& adapter, std::uin
   };
 }
 
-StepReport sft_step(const BatchLoss& batch_loss, FlatParameters& trainable, AdamW& optimizer,
-                    std::span<const Example* const> documents, const GradientSync& sync,
-                    const StepSettings& settings) {
-  return sft_step(one_by_one(batch_loss), trainable, optimizer, documents, sync, settings);
-}
-
 StepReport sft_step(const StepPass& pass, FlatParameters& trainable, AdamW& optimizer,
                     std::span<const Example* const> documents, const GradientSync& sync,
                     const StepSettings& settings) {

@@ -48,10 +48,6 @@ StepReport sft_step(const StepPass& pass, FlatParameters& trainable, AdamW& opti
                     std::span<const Example* const> documents, const GradientSync& sync,
                     const StepSettings& settings);
 
-StepReport sft_step(const BatchLoss& batch_loss, FlatParameters& trainable, AdamW& optimizer,
-                    std::span<const Example* const> documents, const GradientSync& sync,
-                    const StepSettings& settings);
-
 /// The loss of a model with its adapter, dropout masks numbered by (seed, step, token).
 BatchLoss adapted_loss(const models::CausalLM& model, peft::LoraAdapter& adapter,
                        std::uint64_t seed, std::int64_t step,
