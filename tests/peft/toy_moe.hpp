@@ -66,7 +66,8 @@ class ToyMoe final : public models::CausalLM {
   }
   void load(at::ScalarType dtype) {
     at::manual_seed(5);
-    for (auto& parameter : parameters()) *parameter.value = (0.3 * at::randn(parameter.shape)).to(dtype);
+    for (auto& parameter : parameters())
+      *parameter.value = (0.3 * at::randn(parameter.shape)).to(dtype);
     finish_loading(models::kernels::Arithmetic::Float32);
   }
 
