@@ -26,6 +26,10 @@ struct Batch {
   at::Tensor ids_T;                            // int64
   at::Tensor positions_T;                      // int64; restarts in every document
   std::vector<std::int64_t> document_offsets;  // {0, ..., T}: document d is [d] up to [d + 1]
+  /// Shared prefixes, as in several completions of one prompt: document d also sees all tokens of
+  /// the earlier document prefix_of[d], and its positions go on behind them; -1 where it stands
+  /// alone, as a prefix itself does. Empty: every document stands alone.
+  std::vector<std::int64_t> prefix_of;
 
   /// Decoding: document d continues the sequence in slot cache_slots[d], whose cached length is the
   /// position of the document's first token. Keys and values are appended; the tokens see them all.
