@@ -8,6 +8,8 @@
 
 #include "configs/reader.hpp"
 #include "peft/lora_config.hpp"
+#include "trainer/grpo/grpo_config.hpp"
+#include "trainer/rewards/reward_config.hpp"
 
 namespace tailor::trainer {
 
@@ -78,12 +80,14 @@ struct ParallelConfig {
 
 /// A whole job file, checked. Paths are absolute.
 struct RunConfig {
-  std::string task;  // sft
+  std::string task;  // sft | grpo
   ModelConfig model;
   std::optional<peft::LoraConfig> peft;  // method lora
   std::filesystem::path adapter_path;    // start from this adapter; empty: from the initialiser
   DataConfig data;
   TrainConfig train;
+  GrpoConfig grpo;                    // task grpo
+  std::vector<RewardConfig> rewards;  // task grpo: at least one
   ParallelConfig parallel;
   OutputConfig output;
   /// "job.yaml:9:20: peft.target_modules", for a target without a match.

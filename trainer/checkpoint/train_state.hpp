@@ -32,6 +32,8 @@ struct TrainState {
   GuardCounts guards;
   std::int64_t num_updates = 0;              // of the optimizer
   NamedTensors first_moment, second_moment;  // by parameter, float32
+  /// GRPO: rollouts that are not used up yet, by name; empty where none are left over.
+  NamedTensors rollouts;
   /// What the run is made from, by name ("data", "model", ...): a resume with others is no resume.
   std::map<std::string, std::string> fingerprints;
 };

@@ -3,17 +3,19 @@
 namespace tailor::trainer {
 
 std::vector<Metric> fields(const StepMetrics& m) {
-  return {{"step", m.step},
-          {"epoch", m.epoch},
-          {"loss", m.loss},
-          {"learning_rate", m.learning_rate},
-          {"grad_norm", m.grad_norm},
-          {"mean_token_accuracy", m.mean_token_accuracy},
-          {"num_tokens", m.num_tokens},
-          {"tokens_per_second", m.tokens_per_second},
-          {"supervised_tokens_per_second", m.supervised_tokens_per_second},
-          {"step_time_s", m.step_time_s},
-          {"rss_bytes", m.rss_bytes}};
+  std::vector<Metric> out = {{"step", m.step},
+                             {"epoch", m.epoch},
+                             {"loss", m.loss},
+                             {"learning_rate", m.learning_rate},
+                             {"grad_norm", m.grad_norm},
+                             {"mean_token_accuracy", m.mean_token_accuracy},
+                             {"num_tokens", m.num_tokens},
+                             {"tokens_per_second", m.tokens_per_second},
+                             {"supervised_tokens_per_second", m.supervised_tokens_per_second},
+                             {"step_time_s", m.step_time_s},
+                             {"rss_bytes", m.rss_bytes}};
+  out.insert(out.end(), m.more.begin(), m.more.end());
+  return out;
 }
 
 std::vector<Metric> fields(const EvalMetrics& m) {

@@ -7,6 +7,16 @@
 
 namespace tailor::trainer {
 
+/// A named number as metrics.jsonl and TensorBoard have it.
+struct Metric {
+  std::string name;
+  std::variant<std::int64_t, double> value;
+
+  double number() const {
+    return std::visit([](auto v) { return static_cast<double>(v); }, value);
+  }
+};
+
 /// What one optimizer step did. Times and memory are the only fields that differ between two equal
 /// runs.
 struct StepMetrics {
@@ -21,6 +31,7 @@ struct StepMetrics {
   double supervised_tokens_per_second = 0.0;
   double step_time_s = 0.0;
   std::int64_t rss_bytes = 0;  // rss_bytes() of memory.hpp
+  std::vector<Metric> more;    // of the task: what GRPO tells of rewards and policy
 };
 
 /// One pass over the evaluation data after `step` steps.
@@ -31,16 +42,6 @@ struct EvalMetrics {
   double eval_mean_token_accuracy = 0.0;
   std::int64_t eval_num_tokens = 0;  // supervised
   double eval_runtime_s = 0.0;
-};
-
-/// A named number as metrics.jsonl and TensorBoard have it.
-struct Metric {
-  std::string name;
-  std::variant<std::int64_t, double> value;
-
-  double number() const {
-    return std::visit([](auto v) { return static_cast<double>(v); }, value);
-  }
 };
 
 /// The fields in the order in which they are written; "step" is the first.

@@ -1,0 +1,80 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+namespace tailor::trainer {
+
+/// What a token's loss is; equations beside policy_loss().
+enum class LossType { Grpo, Dapo, DrGrpo, Bnpo, Cispo, Sapo, MiniRl, Luspo, Vespo };
+enum class RatioLevel { Token, Sequence };  // importance_sampling_level; Sequence is GSPO
+enum class ScaleRewards { Group, Batch, None, Rloo };
+enum class RewardAggregation { SumThenNormalize, NormalizeThenSum };  // the second is GDPO
+/// Estimators of the divergence from the reference (Schulman 2020, "Approximating KL divergence").
+/// A plus has the value of its name and the gradient of k2.
+enum class KlEstimator { K1, K2, K3, K1Plus, K3Plus };
+enum class KlPlace { Loss, Reward };
+/// What is done about log-probabilities that the sampler and the trainer do not agree on. Auto:
+/// nothing where both are this program with the same numbers, else TokenTruncate.
+enum class Correction {
+  Auto,
+  Off,
+  TokenTruncate,
+  TokenMask,
+  SequenceTruncate,
+  SequenceMask,
+  Bypass
+};
+enum class RouterReplay { Off, R2, R3 };
+
+/// The job file's `grpo` section. Names and defaults are TRL's GRPOConfig where it has them.
+struct GrpoConfig {
+  // Rollouts
+  std::int64_t num_generations = 8;
+  std::int64_t max_completion_length = 256, min_new_tokens = 0;
+  double temperature = 1.0, top_p = 1.0, min_p = 0.0, repetition_penalty = 1.0;
+  std::int64_t top_k = 0;
+  std::int64_t rollout_batch_size = 32;              // sequences decoded together
+  std::optional<std::int64_t> steps_per_generation;  // absent: the accumulation steps
+  std::int64_t num_iterations = 1;                   // passes over one batch of rollouts
+  std::int64_t max_staleness = 0;                    // rollouts made so many steps ahead: 0 or 1
+  // Advantages
+  ScaleRewards scale_rewards = ScaleRewards::Group;
+  RewardAggregation multi_objective_aggregation = RewardAggregation::SumThenNormalize;
+  // Policy loss
+  LossType loss_type = LossType::Dapo;
+  RatioLevel importance_sampling_level = RatioLevel::Token;
+  double epsilon = 0.2;
+  std::optional<double> epsilon_high;  // absent: epsilon; cispo needs it
+  std::optional<double> delta;         // cap of the ratio in the unclipped branch (INTELLECT-2)
+  std::optional<double> dual_clip;     // -c A bounds the loss where A < 0 (arXiv:1912.09729)
+  double sapo_temperature_pos = 1.0, sapo_temperature_neg = 1.05;
+  double vespo_k_pos = 2.0, vespo_lambda_pos = 3.0, vespo_k_neg = 3.0, vespo_lambda_neg = 2.0;
+  bool bnpo_per_microbatch = false;
+  std::optional<double> off_policy_mask_threshold;  // DeepSeek-V3.2
+  double top_entropy_quantile = 1.0;                // policy term on tokens of most entropy alone
+  double entropy_coef = 0.0;
+  // Divergence from the reference, the model with the adapter off
+  double beta = 0.0;
+  KlEstimator kl_estimator = KlEstimator::K3;
+  KlPlace kl_in = KlPlace::Loss;
+  bool use_bias_correction_kl = false;
+  // Sampler against trainer
+  Correction importance_sampling_correction = Correction::Auto;
+  double importance_sampling_clip_max = 2.0;
+  std::optional<double> importance_sampling_clip_min;
+  double mismatch_limit = 0.5;  // tripwire: mean |log-probability difference| at the first update
+  // Batches
+  bool mask_truncated_completions = false;
+  bool dynamic_sampling = false;          // groups without spread are sampled anew (DAPO)
+  std::int64_t max_num_gen_batches = 10;  // at most, for one batch
+  std::int64_t zero_spread_patience =
+      20;                       // steps without any spread before the job stops; 0: never
+  double kl_limit = 0.0;        // tripwire: mean KL above it stops the job; 0: never
+  bool log_completions = true;  // completions.jsonl
+  RouterReplay router_replay = RouterReplay::Off;
+
+  double clip_high() const { return epsilon_high.value_or(epsilon); }
+};
+
+}  // namespace tailor::trainer

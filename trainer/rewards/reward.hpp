@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "trainer/rewards/reward_config.hpp"
+
+namespace tailor::trainer {
+
+/// What a reward judges: one completion of one prompt.
+struct Judged {
+  std::string prompt_json;   // the row's prompt as JSON: a string, or a list of messages
+  std::string completion;    // text, without the end token
+  std::string columns_json;  // the row's other columns, a JSON object
+  std::int64_t num_tokens = 0;
+  bool stopped = true;  // ended by itself, not by the length limit
+};
+
+/// A sample that a reward could not score: it counts as unscored, and the job goes on.
+struct RewardFault {
+  std::size_t index;   // of the sample
+  std::string reason;  // "timed out after 10 s", for people
+};
+
+struct Scores {
+  std::vector<std::optional<double>> values;  // one a sample, finite; absent: not scored
+  std::vector<RewardFault> faults;            // why some are absent; a null of the function is none
+};
+
+/// A verifiable reward. Answers are in the order of the samples, whatever runs beside what.
+class Reward {
+ public:
+  explicit Reward(RewardConfig config) : config_(std::move(config)) {}
+  virtual ~Reward() = default;
+  virtual Scores score(std::span<const Judged> samples) = 0;
+  const RewardConfig& config() const { return config_; }
+
+ private:
+  RewardConfig config_;
+};
+
+/// Makes what a job names. External ones start their children here, so that a file that cannot be
+/// imported, a command that is not there and a URL that is none are ConfigErrors, with the place in
+/// the job file, before anything is sampled.
+std::unique_ptr<Reward> make_reward(const RewardConfig& config);
+
+}  // namespace tailor::trainer
