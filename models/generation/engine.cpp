@@ -17,9 +17,23 @@
 namespace tailor::models {
 namespace {
 
+/// One completion, waiting or running.
+struct Job {
+  const GenerationRequest* request;
+  std::uint64_t sequence;  // number of its random stream
+};
+
+std::vector<Job> jobs_of(const std::vector<GenerationRequest>& requests) {
+  std::vector<Job> jobs;
+  for (const auto& request : requests)
+    for (std::int64_t i = 0; i < request.num_completions; ++i)
+      jobs.push_back({&request, request.sequence + static_cast<std::uint64_t>(i)});
+  return jobs;
+}
+
 /// A sequence that holds a slot.
 struct Running {
-  std::size_t request;
+  std::size_t job;
   std::int64_t slot, limit;       // new tokens at most
   std::int64_t num_cached = 0;    // tokens whose keys and values the slot holds
   std::vector<std::int64_t> ids;  // prompt and completion
@@ -35,11 +49,11 @@ class Engine {
          const GenerationOptions& options, const OnToken& on_token,
          const OnCompletion& on_completion)
       : model_(model),
-        requests_(requests),
+        jobs_(jobs_of(requests)),
         options_(options),
         on_token_(on_token),
         on_completion_(on_completion),
-        completions_(requests.size()),
+        completions_(jobs_.size()),
         cache_(model.shape().num_hidden_layers, model.shape().num_key_value_heads,
                model.shape().head_dim, kernels::activation_dtype(model.arithmetic()), num_slots(),
                capacity()) {
@@ -47,7 +61,7 @@ class Engine {
   }
 
   std::vector<Completion> run() {
-    while (next_request_ < requests_.size() || !running_.empty()) {
+    while (next_job_ < jobs_.size() || !running_.empty()) {
       const auto first_new = running_.size();
       admit();
       // New prompts are computed first, so that their sequences join the very next step.
@@ -63,7 +77,7 @@ class Engine {
  private:
   std::int64_t num_slots() const {
     return std::min(std::max<std::int64_t>(options_.batch_size, 1),
-                    static_cast<std::int64_t>(requests_.size()));
+                    static_cast<std::int64_t>(jobs_.size()));
   }
 
   std::int64_t limit(const GenerationRequest& request) const {
@@ -74,20 +88,20 @@ class Engine {
 
   std::int64_t capacity() const {
     std::int64_t longest = 1;
-    for (const auto& request : requests_)
-      longest =
-          std::max(longest, static_cast<std::int64_t>(request.prompt_ids.size()) + limit(request));
+    for (const auto& job : jobs_)
+      longest = std::max(
+          longest, static_cast<std::int64_t>(job.request->prompt_ids.size()) + limit(*job.request));
     return longest;
   }
 
   /// Gives free slots to waiting requests, as many as one forward of prefill_tokens takes.
   void admit() {
     std::int64_t num_tokens = 0;
-    while (next_request_ < requests_.size() && !free_slots_.empty()) {
-      const auto& request = requests_[next_request_];
+    while (next_job_ < jobs_.size() && !free_slots_.empty()) {
+      const auto& request = *jobs_[next_job_].request;
       const auto length = static_cast<std::int64_t>(request.prompt_ids.size());
       if (num_tokens > 0 && num_tokens + length > options_.prefill_tokens) return;
-      const auto index = next_request_++;
+      const auto index = next_job_++;
       if (limit(request) <= 0) {
         finish(index, FinishReason::Length);
         continue;
@@ -140,24 +154,26 @@ class Engine {
   }
 
   Sampled choose(const Running& sequence, std::span<float> logits) const {
-    const auto& request = requests_[sequence.request];
-    const auto num_new = completions_[sequence.request].ids.size();
-    const bool may_end = static_cast<std::int64_t>(num_new) >= request.min_new_tokens;
+    const auto& job = jobs_[sequence.job];
+    const auto num_new = completions_[sequence.job].ids.size();
+    const bool may_end = static_cast<std::int64_t>(num_new) >= job.request->min_new_tokens;
     const std::span<const std::int64_t> banned =
         may_end ? std::span<const std::int64_t>() : options_.stop_ids;
-    return sample(logits, sequence.ids, banned, options_.sampling, request.sequence, num_new);
+    return sample(logits, sequence.ids, banned, options_.sampling, job.sequence, num_new);
   }
 
   void take(Running& sequence, const Sampled& token) {
-    auto& completion = completions_[sequence.request];
+    auto& completion = completions_[sequence.job];
     const auto& stop_ids = options_.stop_ids;
-    if (std::find(stop_ids.begin(), stop_ids.end(), token.id) != stop_ids.end())
+    if (std::find(stop_ids.begin(), stop_ids.end(), token.id) != stop_ids.end()) {
+      completion.end_token = token;
       return leave(sequence, FinishReason::Stop);
+    }
     completion.ids.push_back(token.id);
     completion.logprobs.push_back(token.logprob);
+    completion.sampling_logprobs.push_back(token.sampling_logprob);
     sequence.ids.push_back(token.id);
-    if (on_token_ && !on_token_(sequence.request, token))
-      return leave(sequence, FinishReason::Stop);
+    if (on_token_ && !on_token_(sequence.job, token)) return leave(sequence, FinishReason::Stop);
     if (static_cast<std::int64_t>(completion.ids.size()) >= sequence.limit)
       leave(sequence, FinishReason::Length);
   }
@@ -165,16 +181,16 @@ class Engine {
   void leave(Running& sequence, FinishReason reason) {
     free_slots_.push_back(sequence.slot);
     sequence.slot = -1;
-    finish(sequence.request, reason);
+    finish(sequence.job, reason);
   }
 
-  void finish(std::size_t request, FinishReason reason) {
-    completions_[request].finish_reason = reason;
-    if (on_completion_) on_completion_(request, completions_[request]);
+  void finish(std::size_t job, FinishReason reason) {
+    completions_[job].finish_reason = reason;
+    if (on_completion_) on_completion_(job, completions_[job]);
   }
 
   const CausalLM& model_;
-  const std::vector<GenerationRequest>& requests_;
+  std::vector<Job> jobs_;
   const GenerationOptions& options_;
   const OnToken& on_token_;
   const OnCompletion& on_completion_;
@@ -182,7 +198,7 @@ class Engine {
   KvCache cache_;
   std::vector<std::int64_t> free_slots_;
   std::vector<Running> running_;
-  std::size_t next_request_ = 0;
+  std::size_t next_job_ = 0;
 };
 
 void check(const CausalLM& model, const std::vector<GenerationRequest>& requests) {
@@ -190,6 +206,8 @@ void check(const CausalLM& model, const std::vector<GenerationRequest>& requests
   for (std::size_t i = 0; i < requests.size(); ++i) {
     const auto& ids = requests[i].prompt_ids;
     TORCH_CHECK_VALUE(!ids.empty(), "prompt ", i, ": has no tokens");
+    TORCH_CHECK_VALUE(requests[i].num_completions >= 0, "prompt ", i, ": num_completions is ",
+                      requests[i].num_completions);
     TORCH_CHECK_VALUE(static_cast<std::int64_t>(ids.size()) <= shape.max_position_embeddings,
                       "prompt ", i, ": ", ids.size(), " tokens, the model has ",
                       shape.max_position_embeddings, " positions");
@@ -207,7 +225,6 @@ std::vector<Completion> generate(const CausalLM& model,
                                  const OnCompletion& on_completion) {
   const at::NoGradGuard no_grad;
   check(model, requests);
-  if (requests.empty()) return {};
   return Engine(model, requests, options, on_token, on_completion).run();
 }
 

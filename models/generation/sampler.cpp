@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <numeric>
 #include <vector>
@@ -21,20 +22,43 @@ struct Candidate {
   std::int64_t id;
 };
 
-std::size_t argmax(std::span<const float> logits) {
-  const auto first = std::find(logits.begin(), logits.end(), largest_of(logits));
-  return static_cast<std::size_t>(std::distance(logits.begin(), first));
+struct Choice {
+  std::size_t id;
+  double logprob;  // in the distribution it was drawn from
+};
+
+/// Softmax of logits / temperature over all tokens.
+struct Softmax {
+  Softmax(std::span<const float> logits, double at_temperature)
+      : largest(largest_of(logits)),
+        temperature(at_temperature),
+        sums(softmax_sums(logits, largest, temperature)),
+        total(std::accumulate(sums.begin(), sums.end(), 0.0)) {}
+
+  double mass(float logit) const {
+    return std::exp(static_cast<double>(logit - largest) / temperature);
+  }
+  double logprob(float logit) const {
+    return (static_cast<double>(logit) - largest) / temperature - std::log(total);
+  }
+
+  float largest;
+  double temperature;
+  std::vector<float> sums;  // of kSumChunk tokens each
+  double total;
+};
+
+std::size_t index_of(std::span<const float> logits, float logit) {
+  return static_cast<std::size_t>(
+      std::distance(logits.begin(), std::find(logits.begin(), logits.end(), logit)));
 }
 
-/// log of the sum of exp(logits).
-double log_sum_exp(std::span<const float> logits) {
+Softmax raw_softmax(std::span<const float> logits) {
   TORCH_CHECK_VALUE(!logits.empty(), "sample: no logits");
-  const auto largest = largest_of(logits);
-  const auto sums = softmax_sums(logits, largest, 1.0);
-  const auto total = std::accumulate(sums.begin(), sums.end(), 0.0);
-  if (!std::isfinite(total) || !std::isfinite(largest))
+  Softmax raw(logits, 1.0);
+  if (!std::isfinite(raw.total) || !std::isfinite(raw.largest))
     throw NonFiniteLogits("the model's logits are not finite");
-  return largest + std::log(total);
+  return raw;
 }
 
 /// Keskar et al. 2019: logits of what was seen are divided by the penalty where positive, else
@@ -49,22 +73,23 @@ void penalise(std::span<float> logits, std::span<const float> raw,
 }
 
 /// One of all tokens, at `u` (0 to 1) of the distribution's mass.
-std::size_t draw(std::span<const float> logits, double temperature, double u) {
-  const auto largest = largest_of(logits);
-  const auto sums = softmax_sums(logits, largest, temperature);
-  auto left = u * std::accumulate(sums.begin(), sums.end(), 0.0);
+Choice draw(std::span<const float> logits, const Softmax& softmax, double u) {
+  auto left = u * softmax.total;
+  const auto& sums = softmax.sums;
   std::size_t chunk = 0;
   while (chunk + 1 < sums.size() && left >= sums[chunk]) left -= sums[chunk++];
   const auto end = std::min(logits.size(), (chunk + 1) * kSumChunk);
-  auto chosen = argmax(logits);  // where rounding leaves nothing of the last chunk
+  auto chosen = logits.size();
   for (auto i = chunk * kSumChunk; i < end; ++i) {
-    const auto mass = std::exp(static_cast<double>(logits[i] - largest) / temperature);
+    const auto mass = softmax.mass(logits[i]);
     if (mass == 0) continue;
     chosen = i;
     left -= mass;
     if (left < 0) break;
   }
-  return chosen;
+  // Where rounding leaves nothing of the last chunk
+  if (chosen == logits.size()) chosen = index_of(logits, softmax.largest);
+  return {chosen, softmax.logprob(logits[chosen])};
 }
 
 bool is_better(const Candidate& a, const Candidate& b) {
@@ -88,7 +113,7 @@ std::vector<Candidate> top_k_candidates(std::span<const float> logits, std::int6
 }
 
 /// One of the tokens that the filters leave.
-std::int64_t draw_filtered(std::span<const float> logits, const SamplingConfig& config, double u) {
+Choice draw_filtered(std::span<const float> logits, const SamplingConfig& config, double u) {
   auto heap = top_k_candidates(logits, config.top_k);
   const auto is_worse = [](const auto& a, const auto& b) { return is_better(b, a); };
   std::make_heap(heap.begin(), heap.end(), is_worse);
@@ -120,7 +145,17 @@ std::int64_t draw_filtered(std::span<const float> logits, const SamplingConfig& 
   auto left = u * kept;
   std::size_t i = 0;
   while (i + 1 < ids.size() && left >= masses[i]) left -= masses[i++];
-  return ids[i];
+  return {static_cast<std::size_t>(ids[i]), std::log(masses[i] / kept)};
+}
+
+Choice choose(std::span<const float> logits, float largest, const Softmax* softmax,
+              const SamplingConfig& config, double u) {
+  if (config.temperature <= 0) return {index_of(logits, largest), 0.0};
+  if (config.top_k > 0 || config.top_p < 1 || config.min_p > 0)
+    return draw_filtered(logits, config, u);
+  if (softmax != nullptr && config.temperature == softmax->temperature)
+    return draw(logits, *softmax, u);
+  return draw(logits, Softmax(logits, config.temperature), u);
 }
 
 }  // namespace
@@ -128,26 +163,22 @@ std::int64_t draw_filtered(std::span<const float> logits, const SamplingConfig& 
 Sampled sample(std::span<float> logits, std::span<const std::int64_t> seen,
                std::span<const std::int64_t> banned, const SamplingConfig& config,
                std::uint64_t sequence, std::uint64_t position) {
-  const auto normaliser = log_sum_exp(logits);
+  const auto softmax = raw_softmax(logits);
   std::vector<float> raw;
   const bool is_changed = config.repetition_penalty != 1.0 || !banned.empty();
   if (is_changed) raw.assign(logits.begin(), logits.end());
   if (config.repetition_penalty != 1.0) penalise(logits, raw, seen, config.repetition_penalty);
   for (const auto id : banned)
     if (static_cast<std::size_t>(id) < logits.size()) logits[static_cast<std::size_t>(id)] = kNever;
-  const auto best = argmax(logits);
-  TORCH_CHECK_VALUE(logits[best] != kNever, "sample: every token is banned");
+  const auto largest = is_changed ? largest_of(logits) : softmax.largest;
+  TORCH_CHECK_VALUE(largest != kNever, "sample: every token is banned");
 
-  auto chosen = best;
-  if (config.temperature > 0) {
-    const auto u = kernels::to_uniform(
-        kernels::random_bits(config.seed, kernels::stream_of("sample", {sequence}), position));
-    const bool is_filtered = config.top_k > 0 || config.top_p < 1 || config.min_p > 0;
-    chosen = is_filtered ? static_cast<std::size_t>(draw_filtered(logits, config, u))
-                         : draw(logits, config.temperature, u);
-  }
-  const auto logit = is_changed ? raw[chosen] : logits[chosen];
-  return {static_cast<std::int64_t>(chosen), static_cast<float>(logit - normaliser)};
+  const auto u = kernels::to_uniform(
+      kernels::random_bits(config.seed, kernels::stream_of("sample", {sequence}), position));
+  const auto chosen = choose(logits, largest, is_changed ? nullptr : &softmax, config, u);
+  const auto logit = is_changed ? raw[chosen.id] : logits[chosen.id];
+  return {static_cast<std::int64_t>(chosen.id), static_cast<float>(softmax.logprob(logit)),
+          static_cast<float>(chosen.logprob)};
 }
 
 }  // namespace tailor::models

@@ -25,12 +25,16 @@ struct SamplingConfig {
 struct Sampled {
   std::int64_t id;
   float logprob;  // under softmax of the raw logits
+  /// Under the distribution that it was drawn from: softmax of the penalised logits divided by the
+  /// temperature, over the tokens that the filters and `banned` leave. Greedy: 0.
+  float sampling_logprob;
 };
 
 /// Chooses the next token. The random number is a function of (seed, sequence, position) alone, so
 /// that it does not depend on what else is in the batch. `logits` (V) are used as scratch space;
 /// `seen` are the ids of prompt and completion so far, needed for the repetition penalty; `banned`
-/// ids cannot be chosen. Throws c10::ValueError where logits are NaN or infinite.
+/// ids cannot be chosen. Throws NonFiniteLogits where logits are NaN or infinite, c10::ValueError
+/// where there are none or all are banned.
 Sampled sample(std::span<float> logits, std::span<const std::int64_t> seen,
                std::span<const std::int64_t> banned, const SamplingConfig& config,
                std::uint64_t sequence, std::uint64_t position);

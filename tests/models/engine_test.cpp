@@ -5,6 +5,7 @@
 #include <c10/util/Exception.h>
 
 #include <catch2/catch.hpp>
+#include <cmath>
 #include <map>
 #include <memory>
 #include <stdexcept>
@@ -140,6 +141,29 @@ TEST_CASE("generate: an end token ends the sequence and is not part of it", "[mo
   CHECK(completion.ids == Ids(all.begin(), all.begin() + 3));
   CHECK(completion.logprobs.size() == 3);
   CHECK(completion.finish_reason == FinishReason::Stop);
+  REQUIRE(completion.ended());
+  CHECK(completion.end_token->id == all[3]);
+  CHECK(completion.end_token->logprob == Approx(0).margin(1e-6));
+}
+
+TEST_CASE("generate: completions carry the log-probabilities of both distributions", "[models]") {
+  const SumModel model;
+  auto options = greedy();
+  options.sampling.temperature = 4;
+  const auto completion = generate(model, {request({1, 2}, 12)}, options).front();
+  REQUIRE(completion.logprobs.size() == 12);
+  REQUIRE(completion.sampling_logprobs.size() == 12);
+  CHECK_FALSE(completion.ended());
+  const auto logprob = [](bool is_sum, double scale) {  // one logit is 20, the others are 0
+    return (is_sum ? 20 / scale : 0) - std::log(std::exp(20 / scale) + kVocab - 1);
+  };
+  Ids ids{1, 2};
+  for (std::size_t i = 0; i < 12; ++i) {
+    const bool is_sum = completion.ids[i] == expected(ids, 1).front();
+    CHECK(completion.logprobs[i] == Approx(logprob(is_sum, 1)).margin(1e-6));
+    CHECK(completion.sampling_logprobs[i] == Approx(logprob(is_sum, 4)).margin(1e-6));
+    ids.push_back(completion.ids[i]);
+  }
 }
 
 TEST_CASE("generate: min_new_tokens keeps end tokens away that long", "[models]") {
@@ -195,6 +219,35 @@ TEST_CASE("generate: sampling depends on the sequence number, not on the batch",
   for (std::size_t i = 0; i < requests.size(); ++i)
     CHECK(generate(model, {requests[i]}, options).front().ids == together[i].ids);
   CHECK(together[0].ids != together[1].ids);
+}
+
+TEST_CASE("generate: the completions of a group are those of as many requests", "[models]") {
+  const SumModel model;
+  GenerationOptions options;
+  options.sampling.temperature = 10;
+  std::vector<GenerationRequest> groups, separate;
+  for (std::uint64_t i = 0; i < 3; ++i) {
+    groups.push_back(request({1, 2, static_cast<std::int64_t>(i)}, 7));
+    groups.back().num_completions = static_cast<std::int64_t>(4 * i);
+    groups.back().sequence = 100 * i;
+    for (std::uint64_t j = 0; j < 4 * i; ++j) {
+      separate.push_back(request(groups.back().prompt_ids, 7));
+      separate.back().sequence = 100 * i + j;
+    }
+  }
+  for (const std::int64_t batch_size : {1, 3, 8, 64}) {
+    options.batch_size = batch_size;
+    const auto together = generate(model, groups, options);
+    const auto alone = generate(model, separate, options);
+    REQUIRE(together.size() == separate.size());
+    for (std::size_t i = 0; i < together.size(); ++i) {
+      CAPTURE(batch_size, i);
+      CHECK(together[i].ids == alone[i].ids);
+      CHECK(together[i].logprobs == alone[i].logprobs);
+      CHECK(together[i].sampling_logprobs == alone[i].sampling_logprobs);
+    }
+    CHECK(together[0].ids != together[1].ids);
+  }
 }
 
 TEST_CASE("generate: a sequence ends with the model's positions", "[models]") {

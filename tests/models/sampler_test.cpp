@@ -123,6 +123,36 @@ TEST_CASE("sample: logprob is that of the raw logits, whatever the settings", "[
   }
 }
 
+TEST_CASE("sample: sampling_logprob is that of the distribution drawn from", "[models]") {
+  for (const auto& c : golden_cases()) {
+    CAPTURE(c.config.temperature, c.config.top_k, c.config.top_p, c.config.min_p,
+            c.config.repetition_penalty);
+    for (std::uint64_t position = 0; position < 50; ++position) {
+      auto logits = c.logits;
+      const auto token = sample(logits, c.seen, {}, c.config, 0, position);
+      const auto expected = c.probabilities[static_cast<std::size_t>(token.id)];
+      CHECK(token.sampling_logprob == Approx(std::log(expected)).margin(1e-5));
+    }
+  }
+  const auto logits = random_logits(50000, 7);
+  for (const double temperature : {0.3, 1.0, 1.7}) {
+    SamplingConfig config;
+    config.temperature = temperature;
+    double total = 0;
+    for (std::size_t i = 0; i < logits.size(); ++i)
+      if (i != 9) total += std::exp(logits[i] / temperature);
+    for (std::uint64_t position = 0; position < 20; ++position) {
+      const auto token = one(logits, config, 0, position, {9});
+      const auto expected =
+          logits[static_cast<std::size_t>(token.id)] / temperature - std::log(total);
+      CHECK(token.sampling_logprob == Approx(expected).margin(3e-6));
+    }
+  }
+  SamplingConfig greedy;
+  greedy.temperature = 0;
+  CHECK(one(logits, greedy).sampling_logprob == 0);
+}
+
 TEST_CASE("sample: the draw is a function of seed, sequence and position", "[models]") {
   const auto logits = random_logits(1000, 3);
   SamplingConfig config;
