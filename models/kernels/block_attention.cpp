@@ -20,28 +20,69 @@ namespace {
 // Large enough for the products' peak, small enough that what the diagonal wastes is little.
 constexpr std::int64_t kBlockRows = 128;
 
-/// A head of a document: where its rows begin, and how far apart they are.
+/// Where a document's rows begin, and those of the prefix that it sees whole.
+struct Document {
+  std::int64_t begin, length;
+  std::int64_t prefix_begin = 0, prefix_length = 0;
+};
+
+/// A head of a group of documents, which one thread goes through in order.
 struct Task {
-  std::int64_t begin, length, head, kv_head;
+  std::size_t group;
+  std::int64_t head, kv_head;
 };
 
 struct Layout {
-  std::vector<Task> tasks;  // the longest first, so that threads end together
+  std::vector<std::vector<Document>> groups;  // the dearest first, so that threads end together
+  std::vector<Task> tasks;
   std::int64_t head_dim, value_dim, q_stride, k_stride, v_stride;
 };
 
-Layout lay_out(const at::Tensor& q_TNH, const at::Tensor& k_TKH, const at::Tensor& v_TKV,
-               std::span<const std::int64_t> offsets) {
-  Layout layout{
-      {}, q_TNH.size(2), v_TKV.size(2), q_TNH.stride(0), k_TKH.stride(0), v_TKV.stride(0)};
-  const auto heads = q_TNH.size(1), group = heads / k_TKH.size(1);
+/// What a document and its prefix cost, in no unit.
+std::int64_t cost(const std::vector<Document>& group) {
+  std::int64_t sum = 0;
+  for (const auto& d : group) sum += d.length * (2 * d.prefix_length + d.length);
+  return sum;
+}
+
+/// Documents each in a group of its own, or beside the prefix whose gradient they add to.
+enum class Grouping { Single, ByPrefix };
+
+std::vector<std::vector<Document>> grouped(const Documents& documents, Grouping grouping) {
+  const auto& offsets = documents.offsets;
+  std::vector<std::vector<Document>> groups;
+  std::vector<std::size_t> group_of;
   for (std::size_t d = 0; d + 1 < offsets.size(); ++d) {
-    const auto length = offsets[d + 1] - offsets[d];
-    for (std::int64_t n = 0; n < heads && length > 0; ++n)
-      layout.tasks.push_back({offsets[d], length, n, n / group});
+    Document document{offsets[d], offsets[d + 1] - offsets[d]};
+    group_of.push_back(groups.size());
+    if (!documents.prefix_of.empty() && documents.prefix_of[d] >= 0) {
+      const auto p = static_cast<std::size_t>(documents.prefix_of[d]);
+      document.prefix_begin = offsets[p];
+      document.prefix_length = offsets[p + 1] - offsets[p];
+      if (grouping == Grouping::ByPrefix) group_of.back() = group_of[p];
+    }
+    if (group_of.back() == groups.size()) groups.emplace_back();
+    if (document.length > 0) groups[group_of.back()].push_back(document);
   }
-  std::stable_sort(layout.tasks.begin(), layout.tasks.end(),
-                   [](const Task& a, const Task& b) { return a.length > b.length; });
+  std::erase_if(groups, [](const auto& group) { return group.empty(); });
+  std::stable_sort(groups.begin(), groups.end(),
+                   [](const auto& a, const auto& b) { return cost(a) > cost(b); });
+  return groups;
+}
+
+Layout lay_out(const at::Tensor& q_TNH, const at::Tensor& k_TKH, const at::Tensor& v_TKV,
+               const Documents& documents, Grouping grouping) {
+  check_documents("block_attention", documents, q_TNH.size(0));
+  Layout layout{grouped(documents, grouping),
+                {},
+                q_TNH.size(2),
+                v_TKV.size(2),
+                q_TNH.stride(0),
+                k_TKH.stride(0),
+                v_TKV.stride(0)};
+  const auto heads = q_TNH.size(1), heads_a_kv_head = heads / k_TKH.size(1);
+  for (std::size_t g = 0; g < layout.groups.size(); ++g)
+    for (std::int64_t n = 0; n < heads; ++n) layout.tasks.push_back({g, n, n / heads_a_kv_head});
   return layout;
 }
 
@@ -60,31 +101,37 @@ struct ForwardPointers {
 };
 
 template <class T>
-void forward_task(const Task& task, const Layout& layout, const ForwardPointers<T>& at, float scale,
-                  Scratch<T>& scratch) {
+void forward_document(const Document& d, const Task& task, const Layout& layout,
+                      const ForwardPointers<T>& at, float scale, Scratch<T>& scratch) {
   const auto h = layout.head_dim, qs = layout.q_stride, ks = layout.k_stride;
   const auto w = layout.value_dim, vs = layout.v_stride, os = at.num_heads * w;
-  const auto* k = at.k + task.begin * ks + task.kv_head * h;
-  const auto* v = at.v + task.begin * vs + task.kv_head * w;
-  for (std::int64_t i0 = 0; i0 < task.length; i0 += kBlockRows) {
-    const auto rows = std::min(kBlockRows, task.length - i0), n = i0 + rows;
-    const auto first = task.begin + i0;
+  const auto before = d.prefix_length;
+  const auto* k = at.k + d.begin * ks + task.kv_head * h;
+  const auto* v = at.v + d.begin * vs + task.kv_head * w;
+  const auto* prefix_k = at.k + d.prefix_begin * ks + task.kv_head * h;
+  const auto* prefix_v = at.v + d.prefix_begin * vs + task.kv_head * w;
+  for (std::int64_t i0 = 0; i0 < d.length; i0 += kBlockRows) {
+    const auto rows = std::min(kBlockRows, d.length - i0), own = i0 + rows, n = before + own;
+    const auto first = d.begin + i0;
     scratch.scores.resize(static_cast<std::size_t>(rows * n));
     scratch.p.resize(static_cast<std::size_t>(rows * n));
     scratch.rows.resize(static_cast<std::size_t>(rows * w));
-    gemm_nt(rows, n, h, scale, at.q + first * qs + task.head * h, qs, k, ks, 0.0F,
-            scratch.scores.data(), n);
+    const auto* q = at.q + first * qs + task.head * h;
+    auto* score = scratch.scores.data();
+    if (before > 0) gemm_nt(rows, before, h, scale, q, qs, prefix_k, ks, 0.0F, score, n);
+    gemm_nt(rows, own, h, scale, q, qs, k, ks, 0.0F, score + before, n);
     float sums[kBlockRows];
     for (std::int64_t i = 0; i < rows; ++i) {
       float top = 0.0F;
-      softmax_row(scratch.scores.data() + i * n, i0 + i + 1, n, scratch.p.data() + i * n, sums + i,
-                  &top);
+      softmax_row(score + i * n, before + i0 + i + 1, n, scratch.p.data() + i * n, sums + i, &top);
       at.log_sum[(first + i) * at.num_heads + task.head] = top + std::log(sums[i]);
     }
-    gemm_nn(rows, w, n, 1.0F, scratch.p.data(), n, v, vs, 0.0F, scratch.rows.data(), w);
+    const auto* p = scratch.p.data();
+    auto* out = scratch.rows.data();
+    if (before > 0) gemm_nn(rows, w, before, 1.0F, p, n, prefix_v, vs, 0.0F, out, w);
+    gemm_nn(rows, w, own, 1.0F, p + before, n, v, vs, before > 0 ? 1.0F : 0.0F, out, w);
     for (std::int64_t i = 0; i < rows; ++i)
-      narrow_row(scratch.rows.data() + i * w, 1.0F / sums[i], w,
-                 at.out + (first + i) * os + task.head * w);
+      narrow_row(out + i * w, 1.0F / sums[i], w, at.out + (first + i) * os + task.head * w);
   }
 }
 
@@ -98,22 +145,37 @@ struct BackwardPointers {
   std::int64_t num_heads;
 };
 
+/// A head's keys and values of a run of tokens, and where their gradients go.
 template <class T>
-void backward_task(const Task& task, const Layout& layout, const BackwardPointers<T>& at,
-                   float scale, Scratch<T>& scratch) {
+struct Keys {
+  const T *k, *v;
+  float *dk, *dv;
+};
+
+template <class T>
+Keys<T> keys_at(std::int64_t begin, const Task& task, const Layout& layout,
+                const BackwardPointers<T>& at) {
+  const auto h = layout.head_dim, w = layout.value_dim;
+  return {at.k + begin * layout.k_stride + task.kv_head * h,
+          at.v + begin * layout.v_stride + task.kv_head * w,
+          at.dk + (begin * at.num_heads + task.head) * h,
+          at.dv + (begin * at.num_heads + task.head) * w};
+}
+
+template <class T>
+void backward_document(const Document& d, const Task& task, const Layout& layout,
+                       const BackwardPointers<T>& at, float scale, Scratch<T>& scratch) {
   const auto h = layout.head_dim, qs = layout.q_stride, ks = layout.k_stride;
   const auto w = layout.value_dim, vs = layout.v_stride;
   const auto hs = at.num_heads * h, os = at.num_heads * w;
-  const auto* k = at.k + task.begin * ks + task.kv_head * h;
-  const auto* v = at.v + task.begin * vs + task.kv_head * w;
-  auto* dk = at.dk + task.begin * hs + task.head * h;
-  auto* dv = at.dv + task.begin * os + task.head * w;
+  const auto before = d.prefix_length;
+  const auto own_keys = keys_at(d.begin, task, layout, at);
+  const auto prefix_keys = keys_at(d.prefix_begin, task, layout, at);
   // From the last block on, which writes every key's row; the earlier ones add to it.
-  const auto last = (task.length - 1) / kBlockRows * kBlockRows;
+  const auto last = (d.length - 1) / kBlockRows * kBlockRows;
   for (auto i0 = last; i0 >= 0; i0 -= kBlockRows) {
-    const auto rows = std::min(kBlockRows, task.length - i0), n = i0 + rows;
-    const auto first = task.begin + i0;
-    const auto beta = i0 == last ? 0.0F : 1.0F;
+    const auto rows = std::min(kBlockRows, d.length - i0), own = i0 + rows, n = before + own;
+    const auto first = d.begin + i0;
     const auto* q = at.q + first * qs + task.head * h;
     const auto* dout = at.dout + first * os + task.head * w;
     const auto* out = at.out + first * os + task.head * w;
@@ -122,23 +184,35 @@ void backward_task(const Task& task, const Layout& layout, const BackwardPointer
     for (auto* buffer : {&scratch.p, &scratch.ds})
       buffer->resize(static_cast<std::size_t>(rows * n));
     scratch.rows.resize(static_cast<std::size_t>(rows * h));
-    gemm_nt(rows, n, h, scale, q, qs, k, ks, 0.0F, scratch.scores.data(), n);
-    gemm_nt(rows, n, w, 1.0F, dout, os, v, vs, 0.0F, scratch.dscores.data(), n);
+    auto *score = scratch.scores.data(), *dscore = scratch.dscores.data();
+    const auto scores_of = [&](const Keys<T>& keys, std::int64_t count, std::int64_t column) {
+      gemm_nt(rows, count, h, scale, q, qs, keys.k, ks, 0.0F, score + column, n);
+      gemm_nt(rows, count, w, 1.0F, dout, os, keys.v, vs, 0.0F, dscore + column, n);
+    };
+    if (before > 0) scores_of(prefix_keys, before, 0);
+    scores_of(own_keys, own, before);
     for (std::int64_t i = 0; i < rows; ++i)
-      gradient_row(scratch.scores.data() + i * n, scratch.dscores.data() + i * n,
+      gradient_row(score + i * n, dscore + i * n,
                    at.log_sum[(first + i) * at.num_heads + task.head],
-                   dot_row(dout + i * os, out + i * os, w), scale, i0 + i + 1, n,
+                   dot_row(dout + i * os, out + i * os, w), scale, before + i0 + i + 1, n,
                    scratch.p.data() + i * n, scratch.ds.data() + i * n);
-    const T *p = scratch.p.data(), *ds = scratch.ds.data();
-    gemm_tn(n, w, rows, 1.0F, p, n, dout, os, beta, dv, os);
-    gemm_tn(n, h, rows, 1.0F, ds, n, q, qs, beta, dk, hs);
-    gemm_nn(rows, h, n, 1.0F, ds, n, k, ks, 0.0F, scratch.rows.data(), h);
+    const auto gradients_of = [&](const Keys<T>& keys, std::int64_t count, std::int64_t column,
+                                  float key_beta, float query_beta) {
+      const T *p = scratch.p.data() + column, *ds = scratch.ds.data() + column;
+      gemm_tn(count, w, rows, 1.0F, p, n, dout, os, key_beta, keys.dv, os);
+      gemm_tn(count, h, rows, 1.0F, ds, n, q, qs, key_beta, keys.dk, hs);
+      gemm_nn(rows, h, count, 1.0F, ds, n, keys.k, ks, query_beta, scratch.rows.data(), h);
+    };
+    // The prefix comes before all documents that share it, so that its rows are written.
+    if (before > 0) gradients_of(prefix_keys, before, 0, 1.0F, 0.0F);
+    gradients_of(own_keys, own, before, i0 == last ? 0.0F : 1.0F, before > 0 ? 1.0F : 0.0F);
     for (std::int64_t i = 0; i < rows; ++i)
       narrow_row(scratch.rows.data() + i * h, 1.0F, h, at.dq + (first + i) * hs + task.head * h);
   }
 }
 
-/// Runs `each` over the tasks, dealt out one by one: a document's heads cost alike, documents not.
+/// Runs `each` over the tasks' documents, tasks dealt out one by one: a group's heads cost alike,
+/// groups not.
 template <class T, class Each>
 void for_tasks(const Layout& layout, const Each& each) {
   const auto num_tasks = static_cast<std::int64_t>(layout.tasks.size());
@@ -146,8 +220,10 @@ void for_tasks(const Layout& layout, const Each& each) {
   at::parallel_for(0, threads, 1, [&](std::int64_t begin, std::int64_t end) {
     Scratch<T> scratch;
     for (auto thread = begin; thread < end; ++thread)
-      for (auto i = thread; i < num_tasks; i += threads)
-        each(layout.tasks[static_cast<std::size_t>(i)], scratch);
+      for (auto i = thread; i < num_tasks; i += threads) {
+        const auto& task = layout.tasks[static_cast<std::size_t>(i)];
+        for (const auto& document : layout.groups[task.group]) each(document, task, scratch);
+      }
   });
 }
 
@@ -172,8 +248,8 @@ void run_forward(const BlockAttention& result, const at::Tensor& q_TNH, const at
                               result.out_TNV.mutable_data_ptr<T>(),
                               result.log_sum_TN.mutable_data_ptr<float>(),
                               q_TNH.size(1)};
-  for_tasks<T>(layout, [&](const Task& task, Scratch<T>& scratch) {
-    forward_task(task, layout, at, static_cast<float>(scale), scratch);
+  for_tasks<T>(layout, [&](const Document& d, const Task& task, Scratch<T>& scratch) {
+    forward_document(d, task, layout, at, static_cast<float>(scale), scratch);
   });
 }
 
@@ -196,18 +272,33 @@ void run_backward(const AttentionGradients& result, const at::Tensor& dk_TNH,
       v_TKV.const_data_ptr<T>(),           forward.log_sum_TN.const_data_ptr<float>(),
       result.dq_TNH.mutable_data_ptr<T>(), dk_TNH.mutable_data_ptr<float>(),
       dv_TNV.mutable_data_ptr<float>(),    q_TNH.size(1)};
-  for_tasks<T>(layout, [&](const Task& task, Scratch<T>& scratch) {
-    backward_task(task, layout, at, static_cast<float>(scale), scratch);
+  for_tasks<T>(layout, [&](const Document& d, const Task& task, Scratch<T>& scratch) {
+    backward_document(d, task, layout, at, static_cast<float>(scale), scratch);
   });
 }
 
 }  // namespace
 
+void check_documents(const char* op, const Documents& documents, std::int64_t num_tokens) {
+  const auto& [offsets, prefix_of] = documents;
+  TORCH_CHECK_VALUE(!offsets.empty() && offsets.front() == 0 && offsets.back() == num_tokens &&
+                        std::is_sorted(offsets.begin(), offsets.end()),
+                    op, ": document_offsets must run from 0 to T = ", num_tokens);
+  TORCH_CHECK_VALUE(prefix_of.empty() || prefix_of.size() + 1 == offsets.size(), op,
+                    ": prefix_of names ", prefix_of.size(), " documents of ", offsets.size() - 1);
+  for (std::size_t d = 0; d < prefix_of.size(); ++d) {
+    const auto prefix = prefix_of[d];
+    TORCH_CHECK_VALUE(prefix >= -1 && prefix < static_cast<std::int64_t>(d), op, ": prefix_of[", d,
+                      "] = ", prefix, ": expected an earlier document, or -1");
+    TORCH_CHECK_VALUE(prefix < 0 || prefix_of[static_cast<std::size_t>(prefix)] == -1, op,
+                      ": prefix_of[", d, "] = ", prefix, ": that document has a prefix itself");
+  }
+}
+
 BlockAttention block_attention(const at::Tensor& q_TNH, const at::Tensor& k_TKH,
-                               const at::Tensor& v_TKV, std::span<const std::int64_t> offsets,
-                               double scale) {
+                               const at::Tensor& v_TKV, const Documents& documents, double scale) {
   check(q_TNH, k_TKH, v_TKV);
-  const auto layout = lay_out(q_TNH, k_TKH, v_TKV, offsets);
+  const auto layout = lay_out(q_TNH, k_TKH, v_TKV, documents, Grouping::Single);
   BlockAttention result{
       at::empty({q_TNH.size(0), q_TNH.size(1), v_TKV.size(2)}, q_TNH.options()),
       at::empty({q_TNH.size(0), q_TNH.size(1)}, q_TNH.options().dtype(at::kFloat))};
@@ -222,11 +313,11 @@ BlockAttention block_attention(const at::Tensor& q_TNH, const at::Tensor& k_TKH,
 AttentionGradients block_attention_backward(const at::Tensor& dout_TNV, const at::Tensor& q_TNH,
                                             const at::Tensor& k_TKH, const at::Tensor& v_TKV,
                                             const BlockAttention& forward,
-                                            std::span<const std::int64_t> offsets, double scale) {
+                                            const Documents& documents, double scale) {
   check(q_TNH, k_TKH, v_TKV);
   TORCH_CHECK_VALUE(dout_TNV.is_contiguous() && dout_TNV.sizes() == forward.out_TNV.sizes(),
                     "block_attention: the gradient must be contiguous like the answer");
-  const auto layout = lay_out(q_TNH, k_TKH, v_TKV, offsets);
+  const auto layout = lay_out(q_TNH, k_TKH, v_TKV, documents, Grouping::ByPrefix);
   const auto shares = q_TNH.options().dtype(at::kFloat);
   const auto dk_TNH = at::empty(q_TNH.sizes(), shares),
              dv_TNV = at::empty(dout_TNV.sizes(), shares);

@@ -14,7 +14,6 @@
 #include <limits>
 #include <vector>
 
-#include "models/kernels/block_attention.hpp"
 #include "models/kernels/cached_attention.hpp"
 #include "models/kernels/rotary.hpp"
 #include "models/layers/kv_cache.hpp"
@@ -39,16 +38,21 @@ at::Tensor by_token(const at::Tensor& x_TNH) {
   return x_TNH.stride(2) == 1 && x_TNH.stride(1) == x_TNH.size(2) ? x_TNH : x_TNH.contiguous();
 }
 
+std::vector<std::int64_t> as_vector(std::span<const std::int64_t> x) {
+  return {x.begin(), x.end()};
+}
+
 struct CausalAttention : torch::autograd::Function<CausalAttention> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q_TNH, const at::Tensor& k_TKH,
                             const at::Tensor& v_TKV, const RopeAngles& angles,
-                            std::span<const std::int64_t> offsets, double scale) {
+                            const kernels::Documents& documents, double scale) {
     const auto q = rotated(by_token(q_TNH), angles), k = rotated(by_token(k_TKH), angles);
     const auto v = v_TKV.contiguous();
-    const auto result = kernels::block_attention(q, k, v, offsets, scale);
+    const auto result = kernels::block_attention(q, k, v, documents, scale);
     ctx->save_for_backward(
         {q, k, v, result.out_TNV, result.log_sum_TN, angles.cos_TF, angles.sin_TF});
-    ctx->saved_data["offsets"] = std::vector<std::int64_t>(offsets.begin(), offsets.end());
+    ctx->saved_data["offsets"] = as_vector(documents.offsets);
+    ctx->saved_data["prefix_of"] = as_vector(documents.prefix_of);
     ctx->saved_data["scale"] = scale;
     return result.out_TNV;
   }
@@ -56,9 +60,11 @@ struct CausalAttention : torch::autograd::Function<CausalAttention> {
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
     const auto saved = ctx->get_saved_variables();
     const RopeAngles angles{saved[5], saved[6]};
+    const auto offsets = ctx->saved_data["offsets"].toIntVector(),
+               prefix_of = ctx->saved_data["prefix_of"].toIntVector();
     const auto d = kernels::block_attention_backward(
         gradients[0].contiguous(), saved[0], saved[1], saved[2], {saved[3], saved[4]},
-        ctx->saved_data["offsets"].toIntVector(), ctx->saved_data["scale"].toDouble());
+        {offsets, prefix_of}, ctx->saved_data["scale"].toDouble());
     return {rotated(d.dq_TNH, angles, /*inverse=*/true),
             rotated(d.dk_TKH, angles, /*inverse=*/true),
             d.dv_TKV,
@@ -72,19 +78,17 @@ struct CausalAttention : torch::autograd::Function<CausalAttention> {
 
 at::Tensor causal_attention(const at::Tensor& q_TNH, const at::Tensor& k_TKH,
                             const at::Tensor& v_TKV, const RopeAngles& angles,
-                            std::span<const std::int64_t> document_offsets,
-                            std::optional<double> scale) {
-  TORCH_CHECK_VALUE(!document_offsets.empty() && document_offsets.front() == 0 &&
-                        document_offsets.back() == q_TNH.size(0),
-                    "causal_attention: document_offsets must run from 0 to T = ", q_TNH.size(0));
-  return CausalAttention::apply(q_TNH, k_TKH, v_TKV, angles, document_offsets,
-                                scale_of(q_TNH, scale));
+                            const kernels::Documents& documents, std::optional<double> scale) {
+  kernels::check_documents("causal_attention", documents, q_TNH.size(0));
+  return CausalAttention::apply(q_TNH, k_TKH, v_TKV, angles, documents, scale_of(q_TNH, scale));
 }
 
 at::Tensor causal_attention_reference(const at::Tensor& q_TNH, const at::Tensor& k_TKH,
                                       const at::Tensor& v_TKV, const RopeAngles& angles,
-                                      std::span<const std::int64_t> document_offsets,
+                                      const kernels::Documents& documents,
                                       std::optional<double> scale) {
+  kernels::check_documents("causal_attention", documents, q_TNH.size(0));
+  const auto& offsets = documents.offsets;
   const auto group = q_TNH.size(1) / k_TKH.size(1);
   const auto turned = [&](const at::Tensor& x_TNH) {
     if (!angles.cos_TF.defined()) return x_TNH;
@@ -92,18 +96,27 @@ at::Tensor causal_attention_reference(const at::Tensor& q_TNH, const at::Tensor&
   };
   const auto q_rotated = turned(q_TNH), k_rotated = turned(k_TKH);
   std::vector<at::Tensor> out;
-  for (std::size_t d = 0; d + 1 < document_offsets.size(); ++d) {
-    const auto begin = document_offsets[d], length = document_offsets[d + 1] - begin;
-    const auto heads = [&](const at::Tensor& x, std::int64_t times) {
-      return x.narrow(0, begin, length).repeat_interleave(times, 1).transpose(0, 1);
+  for (std::size_t d = 0; d + 1 < offsets.size(); ++d) {
+    const auto own = [&](const at::Tensor& x) {
+      return x.narrow(0, offsets[d], offsets[d + 1] - offsets[d]);
     };
-    const auto score = heads(q_rotated, 1).matmul(heads(k_rotated, group).transpose(1, 2)) *
-                       scale_of(q_TNH, scale);
-    const auto visible = at::ones({length, length}, at::kBool).tril();
+    const auto seen = [&](const at::Tensor& x) {
+      if (documents.prefix_of.empty() || documents.prefix_of[d] < 0) return own(x);
+      const auto p = static_cast<std::size_t>(documents.prefix_of[d]);
+      return at::cat({x.narrow(0, offsets[p], offsets[p + 1] - offsets[p]), own(x)});
+    };
+    const auto heads = [&](const at::Tensor& x, std::int64_t times) {
+      return x.repeat_interleave(times, 1).transpose(0, 1);
+    };
+    const auto score =
+        heads(own(q_rotated), 1).matmul(heads(seen(k_rotated), group).transpose(1, 2)) *
+        scale_of(q_TNH, scale);
+    const auto length = score.size(1), keys = score.size(2);
+    const auto visible = at::ones({length, keys}, at::kBool).tril(keys - length);
     const auto weight =
         score.masked_fill(visible.logical_not(), -std::numeric_limits<double>::infinity())
             .softmax(-1);
-    out.push_back(weight.matmul(heads(v_TKV, group)).transpose(0, 1));
+    out.push_back(weight.matmul(heads(seen(v_TKV), group)).transpose(0, 1));
   }
   return at::cat(out);
 }
@@ -112,6 +125,7 @@ at::Tensor cached_causal_attention(const at::Tensor& q_TNH, const at::Tensor& k_
                                    const at::Tensor& v_TKV, const RopeAngles& angles,
                                    const Batch& batch, std::int64_t layer,
                                    std::optional<double> scale) {
+  TORCH_CHECK_VALUE(batch.prefix_of.empty(), "cached_causal_attention: no shared prefixes");
   const auto& offsets = batch.document_offsets;
   const auto* positions = batch.positions_T.const_data_ptr<std::int64_t>();
   std::vector<kernels::CachedSequence> sequences;
@@ -127,7 +141,7 @@ at::Tensor cached_causal_attention(const at::Tensor& q_TNH, const at::Tensor& k_
   kernels::append_to_cache(rotated(k_TKH, angles), v, sequences);
   // Prompts from their first token see nothing but each other: the blocked kernel is the faster
   // one.
-  if (all_new) return causal_attention(q_TNH, k_TKH, v_TKV, angles, offsets, scale);
+  if (all_new) return causal_attention(q_TNH, k_TKH, v_TKV, angles, {offsets}, scale);
   const auto out =
       kernels::cached_attention(rotated(q_TNH, angles), sequences, scale_of(q_TNH, scale));
   return missing > 0 ? out.narrow(2, 0, v_TKV.size(2)).contiguous() : out;

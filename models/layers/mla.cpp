@@ -96,7 +96,8 @@ at::Tensor LatentAttention::forward(const at::Tensor& x_TD, const LayerContext& 
   const auto out_TNV =
       batch.cache != nullptr
           ? cached_causal_attention(query_TNH, key_TNH, value_TNV, none, batch, layer_, scale)
-          : causal_attention(query_TNH, key_TNH, value_TNV, none, batch.document_offsets, scale);
+          : causal_attention(query_TNH, key_TNH, value_TNV, none,
+                             {batch.document_offsets, batch.prefix_of}, scale);
   return o_proj_(out_TNV.flatten(1));
 }
 

@@ -52,7 +52,8 @@ at::Tensor SelfAttention::forward(const at::Tensor& x_TD, const LayerContext& co
   const auto out_TNH =
       batch.cache != nullptr
           ? cached_causal_attention(q_TNH, k_TKH, heads(v_TF), context.angles, batch, layer_)
-          : causal_attention(q_TNH, k_TKH, heads(v_TF), context.angles, batch.document_offsets);
+          : causal_attention(q_TNH, k_TKH, heads(v_TF), context.angles,
+                             {batch.document_offsets, batch.prefix_of});
   return o_proj_(out_TNH.flatten(1));
 }
 

@@ -1,6 +1,7 @@
 #include "models/layers/attention.hpp"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <catch2/catch.hpp>
 #include <cmath>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "models/layers/kv_cache.hpp"
+#include "models/prompt_group.hpp"
 
 using namespace tailor::models;
 
@@ -17,16 +19,164 @@ RopeAngles angles_for(const at::Tensor& positions_T, std::int64_t head_dim) {
   return rope_angles(positions_T, rope_frequencies({.head_dim = head_dim}));
 }
 
+/// What causal_attention answers and its gradients for the same inputs and the same gradient.
+std::vector<at::Tensor> run_and_differentiate(decltype(causal_attention)* attention,
+                                              std::vector<at::Tensor> qkv, const RopeAngles& angles,
+                                              const kernels::Documents& documents,
+                                              std::optional<double> scale, const at::Tensor& g) {
+  for (auto& x : qkv) x = x.detach().requires_grad_();
+  const auto y = attention(qkv[0], qkv[1], qkv[2], angles, documents, scale);
+  y.backward(g);
+  return {y.detach(), qkv[0].grad(), qkv[1].grad(), qkv[2].grad()};
+}
+
+/// Documents that share prefixes, and positions that go on behind them.
+struct SharedPrefixes {
+  std::vector<std::int64_t> offsets, prefix_of;
+  kernels::Documents documents() const { return {offsets, prefix_of}; }
+  RopeAngles angles(std::int64_t head_dim) const {
+    std::vector<at::Tensor> positions;
+    for (std::size_t d = 0; d < prefix_of.size(); ++d) {
+      const auto p = static_cast<std::size_t>(prefix_of[d]);
+      const auto first = prefix_of[d] < 0 ? 0 : offsets[p + 1] - offsets[p];
+      positions.push_back(at::arange(first, first + offsets[d + 1] - offsets[d], at::kLong));
+    }
+    return angles_for(at::cat(positions), head_dim);
+  }
+};
+
+// Two prefixes, one longer than a block of queries; completions of several blocks, of one token and
+// of none, not all beside their prefix; documents that stand alone; an empty prefix.
+const SharedPrefixes kShared{{0, 150, 300, 301, 301, 307, 320, 327, 330, 340, 340, 343},
+                             {-1, 0, 0, 0, -1, 0, 4, 4, -1, -1, 9}};
+
 }  // namespace
+
+TEST_CASE("attention over shared prefixes equals its reference, forward and backward", "[models]") {
+  at::manual_seed(0);
+  const auto dtype = GENERATE(at::kFloat, at::kBFloat16);
+  const std::int64_t value_dim = GENERATE(16, 8), kv_heads = GENERATE(6, 2);
+  CAPTURE(dtype, value_dim, kv_heads);
+  const auto length = kShared.offsets.back();
+  const std::vector<at::Tensor> qkv{at::randn({length, 6, 16}, dtype),
+                                    at::randn({length, kv_heads, 16}, dtype),
+                                    at::randn({length, kv_heads, value_dim}, dtype)};
+  const auto g = at::randn({length, 6, value_dim}, dtype);
+  const auto run = [&](auto* attention) {
+    return run_and_differentiate(attention, qkv, kShared.angles(16), kShared.documents(), {}, g);
+  };
+  const auto fast = run(causal_attention), plain = run(causal_attention_reference);
+  // A prefix's keys add up the gradients of 300 rows.
+  const double tolerance = dtype == at::kFloat ? 1e-5 : 1e-1;
+  for (std::size_t i = 0; i < 4; ++i)
+    CHECK(at::allclose(fast[i], plain[i], 10 * tolerance, tolerance));
+}
+
+TEST_CASE("a prefix computed once equals a copy of it before every completion", "[models]") {
+  at::manual_seed(0);
+  const SharedPrefixes shared{{0, 140, 145, 275}, {-1, 0, 0}}, copied{{0, 145, 415}, {-1, -1}};
+  const auto length = shared.offsets.back();
+  const std::vector<at::Tensor> qkv{at::randn({length, 4, 8}), at::randn({length, 2, 8}),
+                                    at::randn({length, 2, 8})};
+  auto g = at::randn({length, 4, 8});
+  g.narrow(0, 0, 140).zero_();  // the loss is one of completions
+  const auto with_copies = [](const at::Tensor& x) {
+    return at::cat({x.narrow(0, 0, 145), x.narrow(0, 0, 140), x.narrow(0, 145, 130)});
+  };
+  const auto once =
+      run_and_differentiate(causal_attention, qkv, shared.angles(8), shared.documents(), {}, g);
+  std::vector<at::Tensor> copies;
+  for (const auto& x : qkv) copies.push_back(with_copies(x));
+  const auto twice = run_and_differentiate(causal_attention, copies, copied.angles(8),
+                                           copied.documents(), {}, with_copies(g));
+  CHECK(at::allclose(with_copies(once[0]), twice[0], 1e-5, 1e-6));
+  for (std::size_t i = 1; i < 4; ++i) {
+    auto sum = at::cat({twice[i].narrow(0, 0, 145), twice[i].narrow(0, 285, 130)});
+    sum.narrow(0, 0, 140) += twice[i].narrow(0, 145, 140);
+    CHECK(at::allclose(once[i], sum, 1e-4, 1e-5));
+  }
+}
+
+TEST_CASE("gradients over shared prefixes are the slopes of the answer", "[models]") {
+  at::manual_seed(0);
+  const SharedPrefixes shared{{0, 5, 9, 9, 12}, {-1, 0, 0, 0}};
+  const std::vector<at::Tensor> qkv{at::randn({12, 4, 8}), at::randn({12, 2, 8}),
+                                    at::randn({12, 2, 8})};
+  const auto g = at::randn({12, 4, 8});
+  const auto angles = shared.angles(8);
+  const auto gradients =
+      run_and_differentiate(causal_attention, qkv, angles, shared.documents(), {}, g);
+  for (std::size_t i = 0; i < 3; ++i) {
+    const auto direction = at::randn_like(qkv[i]);
+    const auto value = [&](double step) {
+      auto moved = qkv;
+      moved[i] = moved[i] + step * direction;
+      const auto y = causal_attention(moved[0], moved[1], moved[2], angles, shared.documents());
+      return (y.to(at::kDouble) * g).sum().item<double>();
+    };
+    const auto slope = (value(1e-2) - value(-1e-2)) / 2e-2;
+    CHECK((gradients[i + 1] * direction).sum().item<double>() ==
+          Approx(slope).epsilon(1e-3).margin(1e-3));
+  }
+}
+
+TEST_CASE("gradients over shared prefixes have the same bits with any number of threads",
+          "[models]") {
+  at::manual_seed(0);
+  const auto length = kShared.offsets.back();
+  const std::vector<at::Tensor> qkv{at::randn({length, 4, 16}), at::randn({length, 2, 16}),
+                                    at::randn({length, 2, 16})};
+  const auto g = at::randn({length, 4, 16});
+  const auto with_threads = [&](int threads) {
+    const auto before = at::get_num_threads();
+    at::set_num_threads(threads);
+    const auto found = run_and_differentiate(causal_attention, qkv, kShared.angles(16),
+                                             kShared.documents(), {}, g);
+    at::set_num_threads(before);
+    return found;
+  };
+  const auto one = with_threads(1), three = with_threads(3);
+  for (std::size_t i = 0; i < 4; ++i) CHECK(at::equal(one[i], three[i]));
+}
+
+TEST_CASE("prefixes that are not earlier documents standing alone are refused", "[models]") {
+  const auto x = at::randn({6, 2, 4});
+  const auto attend = [&](const std::vector<std::int64_t>& offsets,
+                          const std::vector<std::int64_t>& prefix_of) {
+    causal_attention(x, x, x, {}, {offsets, prefix_of});
+  };
+  using Catch::Contains;
+  CHECK_THROWS_WITH(attend({0, 2, 6}, {-1}), Contains("prefix_of names 1 documents of 2"));
+  CHECK_THROWS_WITH(attend({0, 2, 6}, {-1, 1}), Contains("prefix_of[1] = 1: expected an earlier"));
+  CHECK_THROWS_WITH(attend({0, 2, 6}, {-1, -2}), Contains("prefix_of[1] = -2"));
+  CHECK_THROWS_WITH(attend({0, 2, 4, 6}, {-1, 0, 1}), Contains("that document has a prefix"));
+  CHECK_THROWS_WITH(attend({0, 4, 2, 6}, {}), Contains("document_offsets must run from 0"));
+  CHECK_THROWS_WITH(attend({0, 2}, {}), Contains("document_offsets must run from 0 to T = 6"));
+  CHECK_NOTHROW(attend({0, 2, 4, 6}, {-1, 0, 0}));
+}
+
+TEST_CASE("prompts are packed once, their completions behind them", "[models]") {
+  const std::vector<PromptGroup> groups{{{1, 2, 3}, {{4, 5}, {}, {6}}}, {{7}, {{8, 9}}}};
+  const auto batch = pack_with_prefixes(groups, 4);
+  const auto values = [](const at::Tensor& x) {
+    return std::vector<std::int64_t>(x.const_data_ptr<std::int64_t>(),
+                                     x.const_data_ptr<std::int64_t>() + x.numel());
+  };
+  CHECK(values(batch.ids_T) == std::vector<std::int64_t>{1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 0, 0});
+  CHECK(values(batch.positions_T) == std::vector<std::int64_t>{0, 1, 2, 3, 4, 3, 0, 1, 2, 0, 1, 2});
+  CHECK(batch.document_offsets == std::vector<std::int64_t>{0, 3, 5, 5, 6, 7, 9, 12});
+  CHECK(batch.prefix_of == std::vector<std::int64_t>{-1, 0, 0, 0, -1, 4, -1});
+  CHECK(pack_with_prefixes(groups).num_tokens() == 9);
+  CHECK(pack_with_prefixes({}, 4).num_tokens() == 0);
+}
 
 TEST_CASE("attention equals its reference, forward and backward", "[models]") {
   at::manual_seed(0);
   const auto dtype = GENERATE(at::kFloat, at::kBFloat16);
   const std::int64_t value_dim = GENERATE(8, 5);  // 5: with a given scale, and nothing is rotated
   CAPTURE(dtype, value_dim);
-  auto q = at::randn({9, 4, 8}, dtype).requires_grad_(),
-       k = at::randn({9, 2, 8}, dtype).requires_grad_(),
-       v = at::randn({9, 2, value_dim}, dtype).requires_grad_();
+  const std::vector<at::Tensor> qkv{at::randn({9, 4, 8}, dtype), at::randn({9, 2, 8}, dtype),
+                                    at::randn({9, 2, value_dim}, dtype)};
   const std::vector<std::int64_t> offsets{0, 1, 4, 4, 9};  // one document is empty
   const bool plain_heads = value_dim == 8;
   const auto scale = plain_heads ? std::optional<double>() : 0.6;
@@ -34,11 +184,8 @@ TEST_CASE("attention equals its reference, forward and backward", "[models]") {
                           ? angles_for(at::tensor({0, 0, 1, 2, 0, 1, 2, 3, 4}, at::kLong), 8)
                           : RopeAngles();
   const auto g = at::randn({9, 4, value_dim}, dtype);
-  const auto run = [&](auto f) {
-    for (auto* t : {&q, &k, &v}) t->mutable_grad() = at::Tensor();
-    const auto y = f(q, k, v, angles, offsets, scale);
-    y.backward(g);
-    return std::vector<at::Tensor>{y.detach(), q.grad(), k.grad(), v.grad()};
+  const auto run = [&](auto* attention) {
+    return run_and_differentiate(attention, qkv, angles, {offsets}, scale, g);
   };
   const auto fast = run(causal_attention), plain = run(causal_attention_reference);
   const double tolerance = dtype == at::kFloat ? 1e-5 : 5e-2;
@@ -49,22 +196,17 @@ TEST_CASE("attention over several blocks of queries equals its reference", "[mod
   at::manual_seed(0);
   const std::int64_t value_dim = GENERATE(16, 8, 24);
   CAPTURE(value_dim);
-  const std::optional<double> scale;
   const std::vector<std::int64_t> offsets{0, 300, 428, 429, 559};  // 3 blocks, 1, a token, 2
   const auto length = offsets.back();
-  auto q = at::randn({length, 6, 16}).requires_grad_(),
-       k = at::randn({length, 2, 16}).requires_grad_(),
-       v = at::randn({length, 2, value_dim}).requires_grad_();
+  const std::vector<at::Tensor> qkv{at::randn({length, 6, 16}), at::randn({length, 2, 16}),
+                                    at::randn({length, 2, value_dim})};
   std::vector<at::Tensor> positions;
   for (std::size_t d = 0; d + 1 < offsets.size(); ++d)
     positions.push_back(at::arange(offsets[d + 1] - offsets[d], at::kLong));
   const auto angles = angles_for(at::cat(positions), 16);
   const auto g = at::randn({length, 6, value_dim});
-  const auto run = [&](auto f) {
-    for (auto* t : {&q, &k, &v}) t->mutable_grad() = at::Tensor();
-    const auto y = f(q, k, v, angles, offsets, scale);
-    y.backward(g);
-    return std::vector<at::Tensor>{y.detach(), q.grad(), k.grad(), v.grad()};
+  const auto run = [&](auto* attention) {
+    return run_and_differentiate(attention, qkv, angles, {offsets}, {}, g);
   };
   const auto fast = run(causal_attention), plain = run(causal_attention_reference);
   for (std::size_t i = 0; i < 4; ++i) CHECK(at::allclose(fast[i], plain[i], 1e-4, 1e-5));
@@ -78,7 +220,7 @@ TEST_CASE("decoding token by token equals one forward over the whole document", 
              v = at::randn({length, 2, value_dim});
   const auto positions = at::arange(length, at::kLong);
   const auto whole =
-      causal_attention(q, k, v, angles_for(positions, 8), std::vector<std::int64_t>{0, length});
+      causal_attention(q, k, v, angles_for(positions, 8), {std::vector<std::int64_t>{0, length}});
   KvCache cache(1, 2, 8, at::kFloat, 3, length);
   std::vector<at::Tensor> parts;
   for (std::int64_t begin = 0; begin < length;) {

@@ -20,6 +20,7 @@ tailor_add_test(trainer interrupt tailor::sft)
 tailor_add_test(trainer checkpoint tailor::checkpoint tailor::families)
 tailor_add_test(trainer run_config tailor::job)
 tailor_add_test(trainer peft_golden tailor::sft tailor::files)
+tailor_add_test(trainer shared_prefix tailor::peft tailor::families)
 foreach(driver IN ITEMS train_cli resume)
   add_test(NAME trainer/${driver} COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/trainer/${driver}_test.py
            $<TARGET_FILE:tailor> ${PROJECT_SOURCE_DIR}/tests/golden/tiny_llama)
