@@ -22,6 +22,7 @@ void add_tokenize(CLI::App& app, Action& action);
 void add_export(CLI::App& app, Action& action);
 void add_merge(CLI::App& app, Action& action);
 void add_inspect(CLI::App& app, Action& action);
+void add_report(CLI::App& app, Action& action);
 void add_init(CLI::App& app, Action& action);
 void add_convert(CLI::App& app, Action& action);
 void add_upcycle(CLI::App& app, Action& action);

@@ -35,6 +35,7 @@ void add_commands(CLI::App& app, cli::Action& action) {
   cli::add_export(app, action);
   cli::add_merge(app, action);
   cli::add_inspect(app, action);
+  cli::add_report(app, action);
   cli::add_init(app, action);
   cli::add_convert(app, action);
   cli::add_upcycle(app, action);

@@ -1,0 +1,76 @@
+// tailor report: what became of a run, as one HTML page.
+#include "trainer/report/report.hpp"
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "models/files/durable_file.hpp"
+#include "trainer/cli/commands.hpp"
+#include "trainer/metrics/log.hpp"
+#include "trainer/metrics/progress.hpp"
+
+namespace tailor::trainer::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct ReportOptions {
+  std::string run, output;
+  bool json = false;
+};
+
+std::string counted(std::int64_t count, const std::string& noun) {
+  return std::to_string(count) + ' ' + noun + (count == 1 ? "" : "s");
+}
+
+void print_json(const Report& report, const fs::path& file) {
+  const auto or_null = [](const auto& value) {
+    return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json();
+  };
+  const nlohmann::ordered_json result = {{"report", file.string()},
+                                         {"bytes", report.html.size()},
+                                         {"steps", or_null(report.totals.steps)},
+                                         {"loss", or_null(report.totals.last_loss)},
+                                         {"reward", or_null(report.totals.last_reward)},
+                                         {"samples", report.num_samples},
+                                         {"samples_left_out", report.num_samples_left_out},
+                                         {"notes", report.notes}};
+  std::cout << result.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace)
+            << '\n';
+}
+
+int report_command(const ReportOptions& options) {
+  const fs::path file =
+      options.output.empty() ? fs::path(options.run) / "report.html" : fs::path(options.output);
+  const auto report = make_report(options.run);
+  models::write_durable_file(file, report.html);
+  for (const auto& note : report.notes) log_warn(note);
+  if (options.json) {
+    print_json(report, file);
+  } else {
+    std::cout << "wrote " << file.string() << " ("
+              << counted(report.totals.steps.value_or(0), "step") << ", "
+              << counted(report.num_samples, "sample") << ", "
+              << bytes_text(static_cast<std::int64_t>(report.html.size())) << ")\n";
+  }
+  return 0;
+}
+
+}  // namespace
+
+void add_report(CLI::App& app, Action& action) {
+  auto options = std::make_shared<ReportOptions>();
+  auto* command =
+      app.add_subcommand("report", "Write a page with curves, samples and settings of a run");
+  command->add_option("run", options->run, "run directory (output.dir of the job)")->required();
+  command->add_option("--output", options->output, "the page; RUN/report.html by default");
+  command->add_flag("--json", options->json, "the result as one JSON object on stdout");
+  command->callback(
+      [options, &action] { action = [options] { return report_command(*options); }; });
+}
+
+}  // namespace tailor::trainer::cli
