@@ -22,7 +22,6 @@ tailor_add_test(trainer run_config tailor::job)
 tailor_add_test(trainer report tailor::report tailor::configs nlohmann_json::nlohmann_json)
 tailor_add_test(trainer peft_golden tailor::sft tailor::files)
 tailor_add_test(trainer shared_prefix tailor::peft tailor::families)
-foreach(driver IN ITEMS train_cli resume)
 foreach(driver IN ITEMS train_cli resume report_cli)
   add_test(NAME trainer/${driver} COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/trainer/${driver}_test.py
            $<TARGET_FILE:tailor> ${PROJECT_SOURCE_DIR}/tests/golden/tiny_llama)
