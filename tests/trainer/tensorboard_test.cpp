@@ -153,7 +153,11 @@ TEST_CASE("crc32c gives the published values", "[metrics]") {
 TEST_CASE("an event file holds version, session start and the steps", "[metrics]") {
   const TemporaryFolder folder;
   TensorboardLog log(folder.get(), 0);
-  log.write(fields(StepMetrics{.step = 300, .loss = 0.25, .num_tokens = 5'000'000'000}));
+  log.write(fields(StepMetrics{.step = 300,
+                               .loss = 0.25,
+                               .mean_token_accuracy = 0.5,
+                               .num_tokens = 5'000'000'000,
+                               .more = {{"histogram", std::vector<double>{1.0, 2.0}}}}));
   log.write(fields(EvalMetrics{.step = 300, .eval_loss = 1.5}));
   const auto all = records(log.path());
   REQUIRE(all.size() == 4);

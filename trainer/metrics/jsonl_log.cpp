@@ -32,6 +32,14 @@ std::string json_number(double value) {
   return text;
 }
 
+std::string json_value(double value) { return json_number(value); }
+std::string json_value(std::int64_t value) { return std::to_string(value); }
+std::string json_value(const std::vector<double>& values) {
+  std::string out;
+  for (const double value : values) out += (out.empty() ? "" : ", ") + json_number(value);
+  return "[" + out + "]";
+}
+
 }  // namespace
 
 std::string json_line(const std::vector<Metric>& fields) {
@@ -39,8 +47,7 @@ std::string json_line(const std::vector<Metric>& fields) {
   for (const auto& [name, value] : fields) {
     if (line.size() > 1) line += ", ";
     line += nlohmann::json(name).dump() + ": ";
-    const auto* number = std::get_if<double>(&value);
-    line += number ? json_number(*number) : std::to_string(std::get<std::int64_t>(value));
+    line += std::visit([](const auto& v) { return json_value(v); }, value);
   }
   return line + "}";
 }
@@ -74,9 +81,11 @@ JsonlLog::JsonlLog(const std::filesystem::path& path, std::int64_t keep_through_
 
 JsonlLog::~JsonlLog() { close(descriptor_); }
 
-void JsonlLog::write(const std::vector<Metric>& fields) {
+void JsonlLog::write(const std::vector<Metric>& fields) { write_line(json_line(fields)); }
+
+void JsonlLog::write_line(const std::string& json) {
   try {
-    write_all(descriptor_, json_line(fields) + "\n");
+    write_all(descriptor_, json + "\n");
   } catch (const std::system_error& error) {
     refuse(path_, error.code().message());
   }

@@ -13,8 +13,8 @@ namespace tailor::trainer {
 /// read back as the same; what JSON cannot hold is the text "nan", "inf" or "-inf".
 std::string json_line(const std::vector<Metric>& fields);
 
-/// metrics.jsonl: one line a logged step. A line is in the file when write() returns, whatever
-/// happens to the process afterwards.
+/// metrics.jsonl and completions.jsonl: lines that each have a "step". A line is in the file when
+/// write() returns, whatever happens to the process afterwards.
 class JsonlLog {
  public:
   /// Opens or makes the file and cuts it back to its lines of steps up to keep_through_step: later
@@ -26,6 +26,7 @@ class JsonlLog {
   JsonlLog& operator=(const JsonlLog&) = delete;
 
   void write(const std::vector<Metric>& fields);  // throws ConfigError, as on a full disk
+  void write_line(const std::string& json);       // likewise; an object with a "step"
   const std::vector<double>& kept_losses() const { return kept_losses_; }  // "loss" of kept lines
 
  private:

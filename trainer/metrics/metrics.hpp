@@ -1,32 +1,41 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
 
 namespace tailor::trainer {
 
-/// A named number as metrics.jsonl and TensorBoard have it.
+/// A named figure as metrics.jsonl has it; TensorBoard gets the numbers alone.
 struct Metric {
   std::string name;
-  std::variant<std::int64_t, double> value;
+  std::variant<std::int64_t, double, std::vector<double>> value;
 
-  double number() const {
-    return std::visit([](auto v) { return static_cast<double>(v); }, value);
+  bool is_number() const { return !std::holds_alternative<std::vector<double>>(value); }
+  double number() const {  // NaN for a list
+    if (const auto* integer = std::get_if<std::int64_t>(&value))
+      return static_cast<double>(*integer);
+    const auto* real = std::get_if<double>(&value);
+    return real != nullptr ? *real : std::numeric_limits<double>::quiet_NaN();
   }
 };
+
+/// The number of that name; absent where there is none.
+std::optional<double> find_number(const std::vector<Metric>& metrics, const std::string& name);
 
 /// What one optimizer step did. Times and memory are the only fields that differ between two equal
 /// runs.
 struct StepMetrics {
-  std::int64_t step = 0;             // steps done, from 1
-  double epoch = 0.0;                // passes over the data, with the share of the current one
-  double loss = 0.0;                 // mean nats a supervised token of this step
-  double learning_rate = 0.0;        // of this step
-  double grad_norm = 0.0;            // before clipping
-  double mean_token_accuracy = 0.0;  // supervised tokens that the argmax hits
-  std::int64_t num_tokens = 0;       // seen since the run began, resumed parts included
+  std::int64_t step = 0;       // steps done, from 1
+  double epoch = 0.0;          // passes over the data, with the share of the current one
+  double loss = 0.0;           // mean nats a supervised token of this step
+  double learning_rate = 0.0;  // of this step
+  double grad_norm = 0.0;      // before clipping
+  std::optional<double> mean_token_accuracy;  // SFT: supervised tokens that the argmax hits
+  std::int64_t num_tokens = 0;                // seen since the run began, resumed parts included
   double tokens_per_second = 0.0;
   double supervised_tokens_per_second = 0.0;
   double step_time_s = 0.0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <vector>
 
 namespace tailor::trainer {
@@ -56,13 +57,40 @@ std::string steps_text(const StepMetrics& metrics, const Progress& progress) {
   return step + "/" + total;
 }
 
+bool is_grpo(const StepMetrics& metrics) { return find_number(metrics.more, "reward").has_value(); }
+
+/// What GRPO's user watches, the most wanted first. The loss is about 0 by construction and says
+/// nothing.
+std::vector<std::string> grpo_figures(const StepMetrics& metrics) {
+  const auto of = [&](const char* name) {
+    return find_number(metrics.more, name).value_or(std::numeric_limits<double>::quiet_NaN());
+  };
+  std::vector<std::string> list;
+  list.push_back(printed("reward %.3f (std %.2f)", of("reward"), of("reward_std")));
+  list.push_back(printed("no spread %.0f%%", 100.0 * of("frac_reward_zero_std")));
+  list.push_back(printed("length %.0f", of("completions/mean_length")));
+  if (find_number(metrics.more, "kl")) list.push_back(printed("kl %.3g", of("kl")));
+  list.push_back(rate_text(of("rollout_tokens_per_second")) + " tok/s sampled");
+  list.push_back(rate_text(metrics.tokens_per_second) + " trained");
+  const double rollout = of("rollout_time_s"), reward = of("reward_time_s"),
+               update = of("update_time_s"), all = std::max(rollout + reward + update, 1e-9);
+  list.push_back(printed("time %.0f/%.0f/%.0f%%", 100.0 * rollout / all, 100.0 * reward / all,
+                         100.0 * update / all));
+  list.push_back("lr " + learning_rate_text(metrics.learning_rate));
+  list.push_back("grad " + norm_text(metrics.grad_norm));
+  return list;
+}
+
 /// Figures behind the bar, the most wanted first.
 std::vector<std::string> figures(const StepMetrics& metrics, const Progress& progress) {
   std::vector<std::string> list;
   if (!progress.activity.empty()) list.push_back(progress.activity);
   list.push_back(duration_text(progress.elapsed_s) + "<" +
                  (progress.left_s ? duration_text(*progress.left_s) : "?"));
-  if (metrics.step > 0) {
+  if (metrics.step > 0 && is_grpo(metrics)) {
+    for (auto& figure : grpo_figures(metrics)) list.push_back(std::move(figure));
+    list.push_back(bytes_text(metrics.rss_bytes));
+  } else if (metrics.step > 0) {
     list.push_back("loss " + loss_text(metrics.loss));
     list.push_back("lr " + learning_rate_text(metrics.learning_rate));
     list.push_back("grad " + norm_text(metrics.grad_norm));
@@ -98,12 +126,19 @@ std::string bar_line(const StepMetrics& metrics, const Progress& progress, int w
 
 std::string plain_line(const StepMetrics& metrics, const Progress& progress) {
   auto line = "step " + steps_text(metrics, progress) +
-              printed(" (%d%%)", static_cast<int>(100.0 * share_done(metrics, progress))) +
-              "  loss " + loss_text(metrics.loss) + "  lr " +
-              learning_rate_text(metrics.learning_rate) + "  grad norm " +
-              norm_text(metrics.grad_norm) + "  " + rate_text(metrics.tokens_per_second) +
-              " tokens/s (" + rate_text(metrics.supervised_tokens_per_second) + " supervised)  " +
-              bytes_text(metrics.rss_bytes) + "  " + duration_text(progress.elapsed_s) + " gone";
+              printed(" (%d%%)", static_cast<int>(100.0 * share_done(metrics, progress)));
+  if (is_grpo(metrics)) {
+    for (const auto& figure : grpo_figures(metrics)) line += kGap + figure;
+    line +=
+        kGap + bytes_text(metrics.rss_bytes) + kGap + duration_text(progress.elapsed_s) + " gone";
+    if (progress.left_s) line += ", " + duration_text(*progress.left_s) + " left";
+    return line;
+  }
+  line += "  loss " + loss_text(metrics.loss) + "  lr " +
+          learning_rate_text(metrics.learning_rate) + "  grad norm " +
+          norm_text(metrics.grad_norm) + "  " + rate_text(metrics.tokens_per_second) +
+          " tokens/s (" + rate_text(metrics.supervised_tokens_per_second) + " supervised)  " +
+          bytes_text(metrics.rss_bytes) + "  " + duration_text(progress.elapsed_s) + " gone";
   if (progress.left_s) line += ", " + duration_text(*progress.left_s) + " left";
   return line;
 }

@@ -63,10 +63,9 @@ struct Reporter::Impl {
     shown = Clock::now();
   }
 
-  template <typename Metrics>
-  void write(const Metrics& metrics) {
-    if (jsonl) jsonl->write(fields(metrics));
-    if (tensorboard) tensorboard->write(fields(metrics));
+  void write(const std::vector<Metric>& metrics) {
+    if (jsonl) jsonl->write(metrics);
+    if (tensorboard) tensorboard->write(metrics);
   }
 
   ReporterOptions options;
@@ -90,7 +89,7 @@ void Reporter::report(const StepMetrics& metrics) {
   const bool ends = metrics.step == i.options.total_steps;
   const bool logged = ends || metrics.step % i.options.logging_steps == 0;
   if (logged) {
-    i.write(metrics);
+    i.write(fields(metrics));
     i.losses.push_back(metrics.loss);
   }
   if (i.terminal.interactive) {
@@ -101,10 +100,12 @@ void Reporter::report(const StepMetrics& metrics) {
   }
 }
 
-void Reporter::report(const EvalMetrics& metrics) {
-  impl_->write(metrics);
+void Reporter::report(const EvalMetrics& metrics) { report(fields(metrics), eval_line(metrics)); }
+
+void Reporter::report(const std::vector<Metric>& evaluation, const std::string& line) {
+  impl_->write(evaluation);
   impl_->activity.clear();
-  log_info(eval_line(metrics));
+  log_info(line);
   impl_->draw(/*at_once=*/true);
 }
 

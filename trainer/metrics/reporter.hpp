@@ -34,6 +34,8 @@ class Reporter {
 
   void report(const StepMetrics& metrics);  // after every step
   void report(const EvalMetrics& metrics);
+  /// An evaluation in the task's own figures, "step" the first of them, and the line that tells it.
+  void report(const std::vector<Metric>& evaluation, const std::string& line);
   /// A word for what goes on beside the steps ("evaluating", "saving"), shown in the bar until the
   /// next report; "" takes it away.
   void activity(const std::string& what);

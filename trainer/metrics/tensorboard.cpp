@@ -133,6 +133,7 @@ void TensorboardLog::write(const std::vector<Metric>& fields) {
       step = static_cast<std::int64_t>(field.number());
       continue;
     }
+    if (!field.is_number()) continue;
     values += bytes_field(1, bytes_field(1, tag_of(field.name)) + key(2, Wire::Fixed32) +
                                  bytes_of(static_cast<float>(field.number())));
   }
