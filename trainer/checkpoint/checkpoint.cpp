@@ -10,6 +10,8 @@
 #include "configs/reader.hpp"
 #include "models/files/durable_file.hpp"
 #include "models/files/safetensors.hpp"
+#include "models/files/safetensors_dtype.hpp"
+#include "models/files/safetensors_writer.hpp"
 #include "trainer/checkpoint/state_file.hpp"
 
 namespace tailor::trainer {
@@ -20,6 +22,7 @@ using models::FileError;
 
 constexpr const char* kTemporary = ".tmp-";
 constexpr const char* kOptimizer = "optimizer.safetensors";
+constexpr const char* kRollouts = "rollouts.safetensors";  // where some are left over
 constexpr const char* kState = "trainer_state.json";
 constexpr const char *kFirst = ".exp_avg", *kSecond = ".exp_avg_sq";  // torch's names
 
@@ -61,10 +64,27 @@ void each_moment(const fs::path& file, const Visit& visit) {
   }
 }
 
+NamedTensors read_rollouts(const fs::path& file) {
+  NamedTensors out;
+  if (!fs::exists(file)) return out;
+  const auto tensors = models::open_safetensors(file);
+  for (const auto& entry : tensors->entries())
+    out.emplace_back(entry.name, tensors->read(entry.name, *models::dtype_named(entry.dtype)));
+  return out;
+}
+
+bool same(const NamedTensors& a, const NamedTensors& b) {
+  return std::ranges::is_permutation(a, b, [](const auto& x, const auto& y) {
+    return x.first == y.first && at::equal(x.second, y.second);
+  });
+}
+
 /// What was written is read again and must be what memory holds. write_adapter() does so itself.
 void verify(const fs::path& folder, const TrainState& state) {
   if (!same_numbers(read_state(folder / kState), state))
     throw FileError((folder / kState).string() + ": differs from memory");
+  if (!same(read_rollouts(folder / kRollouts), state.rollouts))
+    throw FileError((folder / kRollouts).string() + ": differs from memory");
   const auto file = folder / kOptimizer;
   std::size_t num_same = 0;
   each_moment(
@@ -98,6 +118,8 @@ fs::path CheckpointFolder::save(const TrainState& state, const peft::AdapterFile
     fs::create_directories(temporary);
     peft::write_adapter(adapter, temporary);
     write_moments(state, temporary / kOptimizer);
+    if (!state.rollouts.empty())
+      models::write_safetensors(temporary / kRollouts, state.rollouts, {{"format", "pt"}});
     models::write_durable_file(temporary / kState, state_json(state, temporary));
     verify(temporary, state);
     fs::remove_all(
@@ -168,6 +190,7 @@ Checkpoint read_checkpoint(const fs::path& path) {
                 auto& moments = moment == kFirst ? out.state.first_moment : out.state.second_moment;
                 moments.emplace_back(name, value);
               });
+  out.state.rollouts = read_rollouts(path / kRollouts);
   out.adapter = peft::read_adapter(path);
   return out;
 }

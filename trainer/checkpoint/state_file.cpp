@@ -15,7 +15,7 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 using models::FileError;
 
-constexpr std::int64_t kFormat = 1;
+constexpr std::int64_t kFormat = 2;
 
 std::string checksum_of(Json document) {
   document.erase("checksum");
@@ -97,7 +97,9 @@ std::string state_json(const TrainState& state, const fs::path& folder) {
               {"num_tokens", state.num_tokens},
               {"guards",
                {{"above_max_loss", state.guards.above_max_loss},
-                {"moving_steps", state.guards.moving_steps}}},
+                {"moving_steps", state.guards.moving_steps},
+                {"without_spread", state.guards.without_spread}}},
+              {"num_rollouts", state.num_rollouts},
               {"num_updates", state.num_updates},
               {"fingerprints", state.fingerprints},
               {"files", files}};
@@ -123,7 +125,9 @@ TrainState read_state(const fs::path& file) {
   state.data = {.epoch = data.count("epoch"), .row = data.count("row")};
   state.num_tokens = top.count("num_tokens");
   state.guards = {.above_max_loss = guards.count("above_max_loss"),
-                  .moving_steps = guards.count("moving_steps")};
+                  .moving_steps = guards.count("moving_steps"),
+                  .without_spread = guards.count("without_spread")};
+  state.num_rollouts = top.count("num_rollouts");
   state.num_updates = top.count("num_updates");
   state.fingerprints = top.texts("fingerprints");
   return state;
@@ -131,8 +135,8 @@ TrainState read_state(const fs::path& file) {
 
 bool same_numbers(const TrainState& a, const TrainState& b) {
   return a.step == b.step && a.data.epoch == b.data.epoch && a.data.row == b.data.row &&
-         a.num_tokens == b.num_tokens && a.guards == b.guards && a.num_updates == b.num_updates &&
-         a.fingerprints == b.fingerprints;
+         a.num_tokens == b.num_tokens && a.num_rollouts == b.num_rollouts && a.guards == b.guards &&
+         a.num_updates == b.num_updates && a.fingerprints == b.fingerprints;
 }
 
 }  // namespace tailor::trainer

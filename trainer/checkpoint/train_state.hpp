@@ -18,6 +18,7 @@ using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 struct GuardCounts {
   std::int64_t above_max_loss = 0;  // steps in a row
   std::int64_t moving_steps = 0;    // steps with a learning rate above 0
+  std::int64_t without_spread = 0;  // GRPO: steps in a row whose groups all lack spread
 
   bool operator==(const GuardCounts&) const = default;
 };
@@ -32,6 +33,7 @@ struct TrainState {
   GuardCounts guards;
   std::int64_t num_updates = 0;              // of the optimizer
   NamedTensors first_moment, second_moment;  // by parameter, float32
+  std::int64_t num_rollouts = 0;  // GRPO: completions sampled, each with a random stream of its own
   /// GRPO: rollouts that are not used up yet, by name; empty where none are left over.
   NamedTensors rollouts;
   /// What the run is made from, by name ("data", "model", ...): a resume with others is no resume.
