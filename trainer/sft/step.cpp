@@ -65,10 +65,6 @@ std::vector<NumberedBatch> numbered_batches(std::span<const Example* const> docu
   return out;
 }
 
-[[noreturn]] void fail(std::int64_t step, const std::string& what) {
-  throw NumericError("step " + std::to_string(step) + ": " + what);
-}
-
 /// Dropout on for one forward.
 class DropoutScope {
  public:
@@ -84,6 +80,24 @@ class DropoutScope {
 };
 
 }  // namespace
+
+void fail_step(std::int64_t step, const std::string& what) {
+  throw NumericError("step " + std::to_string(step) + ": " + what);
+}
+
+double apply_gradients(FlatParameters& trainable, AdamW& optimizer, const GradientSync& sync,
+                       const StepSettings& settings) {
+  sync.reduce(trainable.gradients());  // once a step, not once a micro-batch
+  // Every rank holds the same numbers by now, so every rank takes the same branch.
+  const double norm = sync.norm(trainable.gradients());
+  if (!std::isfinite(norm))
+    fail_step(settings.step, "the gradient norm is " + std::to_string(norm));
+  const double scale = settings.max_grad_norm > 0.0
+                           ? std::min(1.0, settings.max_grad_norm / (norm + 1e-6))  // as in torch
+                           : 1.0;
+  optimizer.update(trainable, settings.learning_rate, scale);
+  return norm;
+}
 
 StepPass one_by_one(BatchLoss batch_loss) {
   return [batch_loss = std::move(batch_loss)](std::span<const NumberedBatch> batches,
@@ -122,8 +136,8 @@ StepReport sft_step(const StepPass& pass, FlatParameters& trainable, AdamW& opti
   // than a token of a long one.
   const auto counts = count(documents, sync.data());
   if (counts.supervised == 0)
-    fail(settings.step, "none of its " + std::to_string(counts.tokens) +
-                            " tokens is supervised: there is nothing to learn from");
+    fail_step(settings.step, "none of its " + std::to_string(counts.tokens) +
+                                 " tokens is supervised: there is nothing to learn from");
   const auto share = at::full({}, 1.0 / static_cast<double>(counts.supervised), at::kFloat);
 
   const auto passed = pass(numbered_batches(documents, sync.mesh(), settings), share);
@@ -131,26 +145,16 @@ StepReport sft_step(const StepPass& pass, FlatParameters& trainable, AdamW& opti
   auto* sum = sums.mutable_data_ptr<double>();
   sum[0] = passed.loss;
   sum[1] = static_cast<double>(passed.num_correct);
-  // Once a step, not once a micro-batch.
-  sync.reduce(trainable.gradients());
   sync.data().all_reduce(sums, Reduce::Sum);
   sync.mesh().pp->all_reduce(sums, Reduce::Sum);  // the last stage alone has them
 
-  // Every rank holds the same numbers by now, so every rank takes the same branch.
-  const StepReport report{.loss = sum[0] / static_cast<double>(counts.supervised),
-                          .grad_norm = sync.norm(trainable.gradients()),
-                          .num_tokens = counts.tokens,
-                          .num_supervised = counts.supervised,
-                          .num_correct = static_cast<std::int64_t>(sum[1])};
+  StepReport report{.loss = sum[0] / static_cast<double>(counts.supervised),
+                    .num_tokens = counts.tokens,
+                    .num_supervised = counts.supervised,
+                    .num_correct = static_cast<std::int64_t>(sum[1])};
   if (!std::isfinite(report.loss))
-    fail(settings.step, "the loss is " + std::to_string(report.loss));
-  if (!std::isfinite(report.grad_norm))
-    fail(settings.step, "the gradient norm is " + std::to_string(report.grad_norm));
-  const double scale =
-      settings.max_grad_norm > 0.0
-          ? std::min(1.0, settings.max_grad_norm / (report.grad_norm + 1e-6))  // 1e-6 as in torch
-          : 1.0;
-  optimizer.update(trainable, settings.learning_rate, scale);
+    fail_step(settings.step, "the loss is " + std::to_string(report.loss));
+  report.grad_norm = apply_gradients(trainable, optimizer, sync, settings);
   return report;
 }
 

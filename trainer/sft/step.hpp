@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <span>
+#include <string>
 
 #include "peft/lora.hpp"
 #include "trainer/losses/cross_entropy.hpp"
@@ -37,6 +38,14 @@ StepPass one_by_one(BatchLoss batch_loss);
 StepPass in_stages(models::CausalLM& model, peft::LoraAdapter& adapter, std::uint64_t seed,
                    std::int64_t step, const distributed::Mesh& mesh,
                    const VocabularyPart& vocabulary);
+
+/// Behind the last backward of a step: sums the gradients over ranks, clips, checks, updates.
+/// Answers their norm before clipping. Throws NumericError, before the parameters are touched,
+/// where it is not finite.
+double apply_gradients(FlatParameters& trainable, AdamW& optimizer, const GradientSync& sync,
+                       const StepSettings& settings);
+/// Throws NumericError with the number of the step.
+[[noreturn]] void fail_step(std::int64_t step, const std::string& what);
 
 /// One optimizer step over `documents`, this rank's share: zero, count, forward and backward a
 /// micro-batch, reduce once, clip, check, update. Every supervised token weighs the same, however
