@@ -4,6 +4,7 @@
 #include <iterator>
 #include <system_error>
 
+#include "trainer/rewards/reward_reading.hpp"
 #include "trainer/run_config_paths.hpp"
 #include "trainer/run_config_sections.hpp"
 
@@ -14,17 +15,17 @@ namespace fs = std::filesystem;
 using configs::Document;
 using configs::Section;
 
-constexpr auto kOnlySft = "this build trains by supervised fine-tuning (task: sft)";
-
-std::string read_task(Section& root) {
-  const bool grpo = root.is_text("task") && root.text("task") == "grpo";
-  if (grpo) root.report("task", std::string("expected sft, found \"grpo\": ") + kOnlySft);
-  const auto task = grpo ? "sft" : root.choice("task", {"sft"}, "sft");
-  for (const auto* key : {"grpo", "rewards"}) {
-    if (root.has(key) && !grpo) root.report(key, std::string("remove the section: ") + kOnlySft);
-    root.ignore(key);
-  }
-  return task;
+/// Sections of a task that is not asked for are a mistake: they would be without effect.
+void read_task(Section& root, const PathBase& base, RunConfig& config) {
+  config.task = root.choice("task", {"sft", "grpo"}, "sft");
+  const bool grpo = config.task == "grpo";
+  for (const auto* key : {"grpo", "rewards"})
+    if (!grpo && root.has(key))
+      root.report(key, "needs task: grpo; remove the section, or set the task");
+  auto section = root.section("grpo");
+  config.grpo_place = section.place();
+  config.grpo = read_grpo(section);
+  if (grpo || root.has("rewards")) config.rewards = read_rewards(root, base);
 }
 
 void read_peft(Section section, const PathBase& base, RunConfig& config) {
@@ -54,13 +55,15 @@ RunConfig read(const Document& document, const PathBase& base) {
   auto root = document.root();
   tell_flat_names(root);
   RunConfig config;
-  config.task = read_task(root);
+  read_task(root, base, config);
+  const bool grpo = config.task == "grpo";
   config.model = read_model(root.section("model"), base);
   read_peft(root.section("peft"), base, config);
-  config.data = read_data(root.section("data"), base);
+  config.data = read_data(root.section("data"), base, grpo);
   config.train = read_train(root.section("train"), config.notes);
   config.parallel = read_parallel(root.section("parallel"));
   config.output = read_output(root.section("output"), base);
+  if (grpo) check_grpo(root, config);
   root.finish();
   return config;
 }

@@ -92,6 +92,7 @@ struct RunConfig {
   OutputConfig output;
   /// "job.yaml:9:20: peft.target_modules", for a target without a match.
   std::string target_modules_place;
+  std::string grpo_place;          // "job.yaml:20:1: grpo", for errors about ranks
   std::vector<std::string> notes;  // accepted aliases and the like, one line each, for the log
 };
 

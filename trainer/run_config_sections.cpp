@@ -20,7 +20,7 @@ constexpr auto kMaxInteger = std::numeric_limits<std::int64_t>::max();
 constexpr std::int64_t kMaxRows = 1 << 20;  // so that products of rows and lengths fit
 
 std::vector<DataFile> read_files(Section& data, const std::string& key, const PathBase& base,
-                                 bool required) {
+                                 bool required, bool of_prompts) {
   constexpr auto kExpected =
       "expected a list of files, as in [{path: data/train.jsonl, format: messages}]";
   if (data.is_text(key)) {
@@ -31,8 +31,13 @@ std::vector<DataFile> read_files(Section& data, const std::string& key, const Pa
   for (auto& entry : data.sections(key, required)) {
     entry.redirect("file", "path");
     entry.redirect("type", "format");
+    auto format = DataFormat::Messages;
+    if (of_prompts)
+      entry.choice("format", {"prompt", "messages"}, "prompt");  // the keys of a row tell
+    else
+      format = read_word(entry, "format", kFormats, format);
     files.push_back({.path = read_path(entry, "path", base, file_problem),
-                     .format = read_word(entry, "format", kFormats, DataFormat::Messages),
+                     .format = format,
                      .place = entry.place()});
     entry.finish();
   }
@@ -119,7 +124,7 @@ ModelConfig read_model(Section section, const PathBase& base) {
   return config;
 }
 
-DataConfig read_data(Section section, const PathBase& base) {
+DataConfig read_data(Section section, const PathBase& base, bool of_prompts) {
   constexpr std::int64_t kMaxLength = 1 << 24;
   section.alias("sequence_len", "max_length");
   section.alias("cutoff_len", "max_length");
@@ -130,8 +135,8 @@ DataConfig read_data(Section section, const PathBase& base) {
   section.redirect("train_on_inputs", "assistant_only_loss");
   section.redirect("train_on_prompt", "completion_only_loss");
   DataConfig config;
-  config.train = read_files(section, "train", base, /*required=*/true);
-  config.eval = read_files(section, "eval", base, /*required=*/false);
+  config.train = read_files(section, "train", base, /*required=*/true, of_prompts);
+  config.eval = read_files(section, "eval", base, /*required=*/false, of_prompts);
   // One token has no next one to learn.
   config.max_length = section.integer("max_length", config.max_length, 2, kMaxLength);
   config.packing = section.boolean("packing", config.packing);

@@ -18,6 +18,16 @@ inline constexpr std::initializer_list<const char*> kExpertLora{"per_expert", "s
                                                                 "shared_outer"};
 inline constexpr std::initializer_list<const char*> kMoeRanks{"same", "divide"};
 inline constexpr std::initializer_list<const char*> kMoeScales{"keep_s", "keep_alpha"};
+inline constexpr std::initializer_list<const char*> kLossTypes{
+    "grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "minirl", "luspo", "vespo"};
+inline constexpr std::initializer_list<const char*> kRatioLevels{"token", "sequence"};
+inline constexpr std::initializer_list<const char*> kScaleRewards{"group", "batch", "none", "rloo"};
+inline constexpr std::initializer_list<const char*> kRewardAggregations{"sum_then_normalize",
+                                                                        "normalize_then_sum"};
+inline constexpr std::initializer_list<const char*> kKlEstimators{"k1", "k2", "k3", "k1+", "k3+"};
+inline constexpr std::initializer_list<const char*> kKlPlaces{"loss", "reward"};
+inline constexpr std::initializer_list<const char*> kCorrections{
+    "auto", "off", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "bypass"};
 
 template <typename Enum>
 std::string word_of(Enum value, std::initializer_list<const char*> words) {

@@ -1,5 +1,6 @@
 #include <string_view>
 
+#include "trainer/rewards/reward_reading.hpp"
 #include "trainer/run_config.hpp"
 #include "trainer/run_config_words.hpp"
 #include "trainer/yaml_quotes.hpp"
@@ -27,6 +28,9 @@ class Lines {
   Lines& text(const char* key, const std::string& value) { return word(key, in_quotes(value)); }
   Lines& flag(const char* key, bool value) { return word(key, value ? "true" : "false"); }
   Lines& number(const char* key, double value) { return word(key, configs::number_text(value)); }
+  Lines& number(const char* key, const std::optional<double>& value) {
+    return value ? number(key, *value) : *this;
+  }
   Lines& integer(const char* key, std::int64_t value) { return word(key, std::to_string(value)); }
   Lines& integer(const char* key, const std::optional<std::int64_t>& value) {
     return value ? integer(key, *value) : *this;
@@ -68,6 +72,55 @@ void write_peft(std::string& out, const peft::LoraConfig& lora,
       .word("moe_rank", word_of(lora.moe_rank, kMoeRanks))
       .word("moe_scale", word_of(lora.moe_scale, kMoeScales));
   if (!adapter_path.empty()) lines.text("adapter_path", adapter_path.string());
+}
+
+void write_grpo(std::string& out, const GrpoConfig& grpo) {
+  Lines lines(out, "grpo");
+  lines.integer("num_generations", grpo.num_generations)
+      .integer("max_completion_length", grpo.max_completion_length)
+      .integer("min_new_tokens", grpo.min_new_tokens)
+      .number("temperature", grpo.temperature)
+      .number("top_p", grpo.top_p)
+      .integer("top_k", grpo.top_k)
+      .number("min_p", grpo.min_p)
+      .number("repetition_penalty", grpo.repetition_penalty)
+      .integer("rollout_batch_size", grpo.rollout_batch_size)
+      .integer("steps_per_generation", grpo.steps_per_generation)
+      .integer("num_iterations", grpo.num_iterations)
+      .word("scale_rewards", word_of(grpo.scale_rewards, kScaleRewards))
+      .word("multi_objective_aggregation",
+            word_of(grpo.multi_objective_aggregation, kRewardAggregations))
+      .word("loss_type", word_of(grpo.loss_type, kLossTypes))
+      .word("importance_sampling_level", word_of(grpo.importance_sampling_level, kRatioLevels))
+      .number("epsilon", grpo.epsilon)
+      .number("epsilon_high", grpo.epsilon_high)
+      .number("delta", grpo.delta)
+      .number("dual_clip", grpo.dual_clip)
+      .number("sapo_temperature_pos", grpo.sapo_temperature_pos)
+      .number("sapo_temperature_neg", grpo.sapo_temperature_neg)
+      .number("vespo_k_pos", grpo.vespo_k_pos)
+      .number("vespo_lambda_pos", grpo.vespo_lambda_pos)
+      .number("vespo_k_neg", grpo.vespo_k_neg)
+      .number("vespo_lambda_neg", grpo.vespo_lambda_neg)
+      .number("off_policy_mask_threshold", grpo.off_policy_mask_threshold)
+      .number("top_entropy_quantile", grpo.top_entropy_quantile)
+      .number("entropy_coef", grpo.entropy_coef)
+      .number("beta", grpo.beta)
+      .word("kl_estimator", word_of(grpo.kl_estimator, kKlEstimators))
+      .word("kl_in", word_of(grpo.kl_in, kKlPlaces))
+      .flag("use_bias_correction_kl", grpo.use_bias_correction_kl)
+      .number("kl_limit", grpo.kl_limit)
+      .word("importance_sampling_correction",
+            word_of(grpo.importance_sampling_correction, kCorrections))
+      .number("importance_sampling_clip_max", grpo.importance_sampling_clip_max)
+      .number("importance_sampling_clip_min", grpo.importance_sampling_clip_min)
+      .number("mismatch_limit", grpo.mismatch_limit)
+      .flag("mask_truncated_completions", grpo.mask_truncated_completions)
+      .flag("dynamic_sampling", grpo.dynamic_sampling)
+      .integer("max_num_gen_batches", grpo.max_num_gen_batches)
+      .integer("zero_spread_patience", grpo.zero_spread_patience)
+      .flag("share_prompts", grpo.share_prompts)
+      .flag("log_completions", grpo.log_completions);
 }
 
 void write_train(std::string& out, const TrainConfig& train) {
@@ -121,6 +174,10 @@ std::string to_yaml(const RunConfig& config) {
       .flag("completion_only_loss", data.completion_only_loss)
       .word("over_length", word_of(data.over_length, kOverLengths))
       .flag("shuffle", data.shuffle);
+  if (config.task == "grpo") {
+    write_grpo(out, config.grpo);
+    out += rewards_yaml(config.rewards);
+  }
   write_train(out, config.train);
   const auto& parallel = config.parallel;
   Lines(out, "parallel")

@@ -25,7 +25,6 @@ enum class Correction {
   SequenceMask,
   Bypass
 };
-enum class RouterReplay { Off, R2, R3 };
 
 /// The job file's `grpo` section. Names and defaults are TRL's GRPOConfig where it has them.
 struct GrpoConfig {
@@ -37,7 +36,6 @@ struct GrpoConfig {
   std::int64_t rollout_batch_size = 32;              // sequences decoded together
   std::optional<std::int64_t> steps_per_generation;  // absent: the accumulation steps
   std::int64_t num_iterations = 1;                   // passes over one batch of rollouts
-  std::int64_t max_staleness = 0;                    // rollouts made so many steps ahead: 0 or 1
   // Advantages
   ScaleRewards scale_rewards = ScaleRewards::Group;
   RewardAggregation multi_objective_aggregation = RewardAggregation::SumThenNormalize;
@@ -50,7 +48,6 @@ struct GrpoConfig {
   std::optional<double> dual_clip;     // -c A bounds the loss where A < 0 (arXiv:1912.09729)
   double sapo_temperature_pos = 1.0, sapo_temperature_neg = 1.05;
   double vespo_k_pos = 2.0, vespo_lambda_pos = 3.0, vespo_k_neg = 3.0, vespo_lambda_neg = 2.0;
-  bool bnpo_per_microbatch = false;
   std::optional<double> off_policy_mask_threshold;  // DeepSeek-V3.2
   double top_entropy_quantile = 1.0;                // policy term on tokens of most entropy alone
   double entropy_coef = 0.0;
@@ -72,8 +69,12 @@ struct GrpoConfig {
       20;                       // steps without any spread before the job stops; 0: never
   double kl_limit = 0.0;        // tripwire: mean KL above it stops the job; 0: never
   bool log_completions = true;  // completions.jsonl
-  RouterReplay router_replay = RouterReplay::Off;
+  bool share_prompts = true;    // a group's prompt is computed once in an update; false: every time
 
+  /// The sampler's distribution is not softmax(logits / temperature).
+  bool shapes_distribution() const {
+    return top_p < 1.0 || top_k > 0 || min_p > 0.0 || repetition_penalty != 1.0;
+  }
   double clip_high() const { return epsilon_high.value_or(epsilon); }
 };
 

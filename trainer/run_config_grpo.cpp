@@ -1,0 +1,193 @@
+// The `grpo` section of a job file: read, checked, written.
+#include <cmath>
+
+#include "trainer/run_config_sections.hpp"
+#include "trainer/run_config_words.hpp"
+
+namespace tailor::trainer {
+namespace {
+
+using configs::Section;
+
+constexpr configs::Range kNotNegative{.min = 0.0};
+constexpr configs::Range kPositive{.min = 0.0, .open_min = true};
+constexpr configs::Range kShare{.min = 0.0, .max = 1.0};
+constexpr configs::Range kShareAboveZero{.min = 0.0, .max = 1.0, .open_min = true};
+constexpr configs::Range kAboveOne{.min = 1.0, .open_min = true};
+constexpr configs::Range kFromOne{.min = 1.0};
+
+std::optional<double> optional_number(Section& section, const std::string& key,
+                                      configs::Range range) {
+  if (!section.has(key)) return std::nullopt;
+  return section.number(key, range.min, range);
+}
+
+void read_names(Section& grpo) {
+  grpo.alias("vllm_importance_sampling_clip_max", "importance_sampling_clip_max");
+  grpo.alias("vllm_importance_sampling_clip_min", "importance_sampling_clip_min");
+  grpo.alias("vllm_importance_sampling_mode", "importance_sampling_correction");
+  grpo.redirect("vllm_importance_sampling_correction", "importance_sampling_correction");
+  grpo.redirect("kl_coef", "beta");
+  grpo.redirect("max_new_tokens", "max_completion_length");
+  grpo.redirect("num_samples", "num_generations");
+  grpo.redirect("clip_ratio", "epsilon");
+  grpo.redirect("advantage_estimator", "scale_rewards");
+  for (const auto* word : {"use_vllm", "vllm_mode", "vllm_gpu_memory_utilization"})
+    if (grpo.has(word)) grpo.reject(word, "leave it out: this program samples by itself");
+  if (grpo.has("max_prompt_length"))
+    grpo.reject("max_prompt_length",
+                "leave it out: a prompt longer than data.max_length is one of "
+                "data.over_length");
+  if (grpo.has("sync_ref_model"))
+    grpo.reject("sync_ref_model", "leave it out: the reference is the model without its adapter");
+}
+
+void read_sampling(Section& grpo, GrpoConfig& config) {
+  constexpr std::int64_t kMost = 1 << 24;
+  config.num_generations = grpo.integer("num_generations", config.num_generations, 2, 1 << 16);
+  config.max_completion_length =
+      grpo.integer("max_completion_length", config.max_completion_length, 1, kMost);
+  config.min_new_tokens = grpo.integer("min_new_tokens", config.min_new_tokens, 0, kMost);
+  if (config.min_new_tokens > config.max_completion_length)
+    grpo.reject("min_new_tokens", "expected at most max_completion_length (" +
+                                      std::to_string(config.max_completion_length) + ')');
+  config.temperature = grpo.number("temperature", config.temperature, kPositive);
+  config.top_p = grpo.number("top_p", config.top_p, kShareAboveZero);
+  config.top_k = grpo.integer("top_k", config.top_k, 0, kMost);
+  config.min_p = grpo.number("min_p", config.min_p, kShare);
+  config.repetition_penalty =
+      grpo.number("repetition_penalty", config.repetition_penalty, kPositive);
+  config.rollout_batch_size =
+      grpo.integer("rollout_batch_size", config.rollout_batch_size, 1, 1 << 16);
+  if (grpo.has("steps_per_generation"))
+    config.steps_per_generation = grpo.integer("steps_per_generation", 1, 1, 1 << 16);
+  config.num_iterations = grpo.integer("num_iterations", config.num_iterations, 1, 1 << 10);
+}
+
+/// "gspo" is the sequence's ratio with grpo's loss.
+LossType read_loss_type(Section& grpo, GrpoConfig& config) {
+  const auto word = grpo.choice(
+      "loss_type",
+      {"grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "minirl", "luspo", "vespo", "gspo"},
+      word_of(config.loss_type, kLossTypes));
+  if (word != "gspo")
+    return static_cast<LossType>(std::ranges::find(kLossTypes, word) - kLossTypes.begin());
+  config.importance_sampling_level = RatioLevel::Sequence;
+  return LossType::Grpo;
+}
+
+/// true and false are group and none, as in TRL.
+ScaleRewards read_scale(Section& grpo) {
+  const auto word =
+      grpo.choice("scale_rewards", {"group", "batch", "none", "rloo", "true", "false"}, "group");
+  if (word == "true") return ScaleRewards::Group;
+  if (word == "false") return ScaleRewards::None;
+  return static_cast<ScaleRewards>(std::ranges::find(kScaleRewards, word) - kScaleRewards.begin());
+}
+
+void read_loss(Section& grpo, GrpoConfig& config) {
+  config.importance_sampling_level =
+      read_word(grpo, "importance_sampling_level", kRatioLevels, config.importance_sampling_level);
+  config.loss_type = read_loss_type(grpo, config);
+  config.epsilon = grpo.number("epsilon", config.epsilon, kNotNegative);
+  config.epsilon_high = optional_number(grpo, "epsilon_high", kNotNegative);
+  config.delta = optional_number(grpo, "delta", kPositive);
+  config.dual_clip = optional_number(grpo, "dual_clip", kAboveOne);
+  config.sapo_temperature_pos =
+      grpo.number("sapo_temperature_pos", config.sapo_temperature_pos, kPositive);
+  config.sapo_temperature_neg =
+      grpo.number("sapo_temperature_neg", config.sapo_temperature_neg, kPositive);
+  config.vespo_k_pos = grpo.number("vespo_k_pos", config.vespo_k_pos, kNotNegative);
+  config.vespo_lambda_pos = grpo.number("vespo_lambda_pos", config.vespo_lambda_pos, kNotNegative);
+  config.vespo_k_neg = grpo.number("vespo_k_neg", config.vespo_k_neg, kNotNegative);
+  config.vespo_lambda_neg = grpo.number("vespo_lambda_neg", config.vespo_lambda_neg, kNotNegative);
+  config.off_policy_mask_threshold =
+      optional_number(grpo, "off_policy_mask_threshold", kNotNegative);
+  config.top_entropy_quantile =
+      grpo.number("top_entropy_quantile", config.top_entropy_quantile, kShareAboveZero);
+  config.entropy_coef = grpo.number("entropy_coef", config.entropy_coef, kNotNegative);
+  if (config.loss_type == LossType::Cispo && !config.epsilon_high)
+    grpo.report("loss_type", "cispo needs epsilon_high, the cap of the ratio (5.0 is common)");
+  if (config.loss_type == LossType::Luspo &&
+      config.importance_sampling_level != RatioLevel::Sequence)
+    grpo.report("loss_type", "luspo needs importance_sampling_level: sequence");
+}
+
+void read_kl(Section& grpo, GrpoConfig& config) {
+  config.beta = grpo.number("beta", config.beta, kNotNegative);
+  config.kl_estimator = read_word(grpo, "kl_estimator", kKlEstimators, config.kl_estimator);
+  config.kl_in = read_word(grpo, "kl_in", kKlPlaces, config.kl_in);
+  config.use_bias_correction_kl =
+      grpo.boolean("use_bias_correction_kl", config.use_bias_correction_kl);
+  config.kl_limit = grpo.number("kl_limit", config.kl_limit, kNotNegative);
+  if (config.kl_limit > 0.0 && config.beta == 0.0)
+    grpo.report("kl_limit", "needs beta above 0: without it the divergence is not measured");
+}
+
+void read_correction(Section& grpo, GrpoConfig& config) {
+  config.importance_sampling_correction = read_word(
+      grpo, "importance_sampling_correction", kCorrections, config.importance_sampling_correction);
+  config.importance_sampling_clip_max =
+      grpo.number("importance_sampling_clip_max", config.importance_sampling_clip_max, kPositive);
+  config.importance_sampling_clip_min =
+      optional_number(grpo, "importance_sampling_clip_min", kNotNegative);
+  config.mismatch_limit = grpo.number("mismatch_limit", config.mismatch_limit, kNotNegative);
+  const bool corrects = config.importance_sampling_correction != Correction::Off &&
+                        config.importance_sampling_correction != Correction::Auto;
+  if (corrects && config.shapes_distribution())
+    grpo.report(
+        "importance_sampling_correction",
+        "expected auto or off where top_p, top_k, min_p or repetition_penalty shape what is "
+        "sampled: the trainer's log-probabilities are of the whole distribution");
+}
+
+void read_batches(Section& grpo, GrpoConfig& config) {
+  config.mask_truncated_completions =
+      grpo.boolean("mask_truncated_completions", config.mask_truncated_completions);
+  config.dynamic_sampling = grpo.boolean("dynamic_sampling", config.dynamic_sampling);
+  config.max_num_gen_batches =
+      grpo.integer("max_num_gen_batches", config.max_num_gen_batches, 1, 1 << 20);
+  config.zero_spread_patience =
+      grpo.integer("zero_spread_patience", config.zero_spread_patience, 0, 1 << 30);
+  config.log_completions = grpo.boolean("log_completions", config.log_completions);
+  config.share_prompts = grpo.boolean("share_prompts", config.share_prompts);
+  const auto replay = grpo.choice("router_replay", {"off", "r2", "r3"}, "off");
+  if (replay != "off")
+    grpo.reject("router_replay", "expected off: this build does not replay routes");
+}
+
+}  // namespace
+
+GrpoConfig read_grpo(Section section) {
+  GrpoConfig config;
+  read_names(section);
+  read_sampling(section, config);
+  config.scale_rewards = read_scale(section);
+  config.multi_objective_aggregation =
+      read_word(section, "multi_objective_aggregation", kRewardAggregations,
+                config.multi_objective_aggregation);
+  read_loss(section, config);
+  read_kl(section, config);
+  read_correction(section, config);
+  read_batches(section, config);
+  section.finish();
+  return config;
+}
+
+void check_grpo(Section& root, const RunConfig& config) {
+  const auto& grpo = config.grpo;
+  const auto accumulation = config.train.gradient_accumulation_steps;
+  if (grpo.steps_per_generation && *grpo.steps_per_generation % accumulation != 0)
+    root.section("grpo").reject("steps_per_generation",
+                                "expected a multiple of train.gradient_accumulation_steps (" +
+                                    std::to_string(accumulation) + ')');
+  if (config.peft && config.peft->lora_dropout > 0.0)
+    root.section("peft").reject("lora_dropout",
+                                "expected 0 for GRPO: dropout would make the policy that trains "
+                                "another than the one that samples");
+  if (config.parallel.pipeline_parallel_size > 1)
+    root.section("parallel")
+        .reject("pipeline_parallel_size", "expected 1 for GRPO: a stage cannot sample");
+}
+
+}  // namespace tailor::trainer
