@@ -16,6 +16,11 @@ TIMES = {
     "step_time_s",
     "rss_bytes",
     "eval_runtime_s",
+    "rollout_tokens_per_second",
+    "rollout_time_s",
+    "reward_time_s",
+    "measure_time_s",
+    "update_time_s",
 }
 
 JOB = """\
@@ -39,6 +44,32 @@ train:
 output: {{dir: {run}, save_steps: {save_steps}, save_total_limit: 2, eval_steps: {eval_steps}, logging_steps: 1}}
 """
 
+# Two steps from a batch, twice: checkpoints fall into the middle of batches.
+GRPO_JOB = """\
+task: grpo
+model: {{name_or_path: {model}, dtype: float32}}
+peft: {{method: lora, r: 4, lora_alpha: 8, target_modules: all-linear}}
+data:
+  train: [{{path: prompts.jsonl}}]
+  eval: [{{path: prompts.jsonl}}]
+  max_length: 96
+grpo:
+  num_generations: 4
+  max_completion_length: 8
+  steps_per_generation: 2
+  num_iterations: 2
+  beta: 0.01
+rewards: [{{name: regex, pattern: "[aeiou]"}}]
+train:
+  learning_rate: 5.0e-3
+  lr_scheduler_type: constant
+  max_steps: {steps}
+  per_device_train_batch_size: 8
+  seed: 7
+  threads: 1
+output: {{dir: {run}, save_steps: {save_steps}, save_total_limit: 2, eval_steps: {eval_steps}, logging_steps: 1}}
+"""
+
 
 def write_data(folder):
     rng = random.Random(5)
@@ -56,19 +87,23 @@ def write_data(folder):
         for _ in range(4):
             a, b = rng.randrange(50), rng.randrange(50)
             out.write(json.dumps({"prompt": f"{a} and {b}?", "completion": f" {a + b}"}) + "\n")
+    with open(folder / "prompts.jsonl", "w") as out:
+        for _ in range(10):
+            a, b = rng.randrange(50), rng.randrange(50)
+            out.write(json.dumps({"prompt": f"{a} and {b}?", "answer": str(a + b)}) + "\n")
 
 
 class Job:
     """A job file, its data and its run directory in a folder of the test's."""
 
-    def __init__(self, program, model, folder, name="run", steps=20, save_steps=5, eval_steps=5):
+    def __init__(self, program, model, folder, name="run", steps=20, save_steps=5, eval_steps=5, job=JOB):
         self.program = program
         self.run = folder / name
         self.file = folder / f"{name}.yaml"
         if not (folder / "train.jsonl").exists():
             write_data(folder)
         self.file.write_text(
-            JOB.format(
+            job.format(
                 model=json.dumps(str(model)), run=name, steps=steps, save_steps=save_steps, eval_steps=eval_steps
             )
         )
@@ -109,6 +144,9 @@ class Job:
         for folder in (self.run / "adapter", self.run / "checkpoints" / self.checkpoints()[-1]):
             for file in sorted(folder.iterdir()):
                 files[f"{folder.name}/{file.name}"] = file.read_bytes()
+        completions = self.run / "completions.jsonl"
+        if completions.exists():
+            files[completions.name] = completions.read_bytes()
         return metrics, files
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A run killed with SIGKILL at ten random moments and resumed each time ends with the bytes of an uninterrupted one.
 
-    resume_test.py PROGRAM MODEL
+    resume_test.py PROGRAM MODEL [grpo]
 """
 
 import pathlib
@@ -11,21 +11,21 @@ import sys
 import tempfile
 import time
 
-from program import Job, expect, expect_equal, kill
+from program import GRPO_JOB, JOB, Job, expect, expect_equal, kill
 
-KILLS, STEPS, SAVE_STEPS, EVAL_STEPS = 10, 80, 4, 6
+KILLS, SAVE_STEPS, EVAL_STEPS = 10, 5, 6
 
 
-def main(program, model):
+def main(program, model, job, steps):
     seed = int(time.time())
     print("seed of the moments:", seed)
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="tailor-resume-") as name:
         folder = pathlib.Path(name)
-        straight = Job(program, model, folder, "straight", STEPS, SAVE_STEPS, EVAL_STEPS)
+        straight = Job(program, model, folder, "straight", steps, SAVE_STEPS, EVAL_STEPS, job)
         straight.finish()
 
-        killed = Job(program, model, folder, "killed", STEPS, SAVE_STEPS, EVAL_STEPS)
+        killed = Job(program, model, folder, "killed", steps, SAVE_STEPS, EVAL_STEPS, job)
         in_the_midst = 0
         for number in range(KILLS):
             process = killed.start()
@@ -33,7 +33,7 @@ def main(program, model):
                 time.sleep(rng.uniform(0.0, 0.3))  # while it starts
             else:
                 # In a step, an evaluation or a checkpoint, a little further each time.
-                part = STEPS // (KILLS + 1)
+                part = steps // (KILLS + 1)
                 killed.wait_for_steps(process, part * number + rng.randint(1, part))
                 time.sleep(rng.uniform(0.0, 0.02))
             kill(process)
@@ -43,10 +43,11 @@ def main(program, model):
             in_the_midst += process.returncode == -signal.SIGKILL
         expect(in_the_midst >= KILLS - 2, f"kills in the midst of the run: {in_the_midst}")
         result, _ = killed.finish()
-        expect(result["steps"] == STEPS, f"the resumed run has {STEPS} steps: {result}")
+        expect(result["steps"] == steps, f"the resumed run has {steps} steps: {result}")
         expect_equal(killed.result(), straight.result(), "killed and resumed")
         expect(not [p for p in killed.checkpoints() if p.startswith(".")], "no temporary folder is left")
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]).resolve())
+    grpo = sys.argv[3:] == ["grpo"]
+    main(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]).resolve(), *((GRPO_JOB, 40) if grpo else (JOB, 80)))

@@ -27,28 +27,14 @@ std::string of_model(const models::Pretrained& pretrained) {
   return sum.hex();
 }
 
-std::string of_data(const Dataset& dataset) {
-  Checksum sum;
-  for (const auto& example : dataset.examples) {
-    sum.add(example.ids.data(), example.ids.size() * sizeof(std::int64_t));
-    sum.add(example.labels.data(), example.labels.size() * sizeof(std::int64_t));
-  }
-  return sum.hex();
-}
-
 }  // namespace
 
 std::map<std::string, std::string> fingerprints(const models::Pretrained& pretrained,
-                                                const Dataset& train, const Dataset& eval,
-                                                const Precision& precision,
-                                                std::int64_t rows_in_step,
+                                                const JobTask& task, const Precision& precision,
                                                 const std::string& layout) {
-  return {{kModelFingerprint, of_model(pretrained)},
-          {kDataFingerprint, of_data(train)},
-          {"eval data", of_data(eval)},
-          {"precision", precision.describe()},
-          {kStepFingerprint, std::to_string(rows_in_step) + " rows"},
-          {kLayoutFingerprint, layout}};
+  return {{kModelFingerprint, of_model(pretrained)}, {kDataFingerprint, task.train_fingerprint()},
+          {"eval data", task.eval_fingerprint()},    {"precision", precision.describe()},
+          {kStepFingerprint, task.step_text()},      {kLayoutFingerprint, layout}};
 }
 
 }  // namespace tailor::trainer::cli

@@ -4,8 +4,8 @@
 #include <string>
 
 #include "models/files/pretrained.hpp"
+#include "trainer/cli/job_task.hpp"
 #include "trainer/cli/session.hpp"
-#include "trainer/data/dataset.hpp"
 
 namespace tailor::trainer::cli {
 
@@ -16,9 +16,7 @@ constexpr const char* kDataFingerprint = "train data";
 constexpr const char* kStepFingerprint = "rows of a step";  // over all ranks
 constexpr const char* kLayoutFingerprint = "layout";
 std::map<std::string, std::string> fingerprints(const models::Pretrained& pretrained,
-                                                const Dataset& train, const Dataset& eval,
-                                                const Precision& precision,
-                                                std::int64_t rows_in_step,
+                                                const JobTask& task, const Precision& precision,
                                                 const std::string& layout);
 
 }  // namespace tailor::trainer::cli

@@ -1,20 +1,11 @@
 #include "trainer/cli/job_summary.hpp"
 
 #include <algorithm>
-#include <array>
-#include <cstdio>
 
-#include "trainer/data/source.hpp"
-#include "trainer/sft/loop.hpp"
+#include "trainer/cli/job_task.hpp"
 
 namespace tailor::trainer::cli {
 namespace {
-
-std::string fixed(double value, int digits) {
-  std::array<char, 64> out{};
-  std::snprintf(out.data(), out.size(), "%.*f", digits, value);
-  return out.data();
-}
 
 std::string class_of(const std::string& parameter) {
   const auto last = parameter.rfind('.');
@@ -24,24 +15,6 @@ std::string class_of(const std::string& parameter) {
 }
 
 }  // namespace
-
-JobData load_job_data(const RunConfig& config, const models::Pretrained& pretrained,
-                      std::int64_t data_ranks) {
-  auto files = config.data.train;
-  files.insert(files.end(), config.data.eval.begin(), config.data.eval.end());
-  const auto how = tokenization(pretrained, files, config.data);
-  JobData out;
-  out.train = load_dataset(config.data.train, config.data, how);
-  if (!config.data.eval.empty()) out.eval = load_dataset(config.data.eval, config.data, how);
-  RowSource source(out.train, config.data, config.train.seed);
-  out.rows_in_epoch = source.rows_in_epoch();
-  out.rows_in_step = config.train.per_device_train_batch_size *
-                     config.train.gradient_accumulation_steps * data_ranks;
-  out.total_steps = total_steps(config.train, out.rows_in_epoch, static_cast<int>(data_ranks));
-  out.filled = static_cast<double>(out.train.num_tokens) /
-               static_cast<double>(out.rows_in_epoch * config.data.max_length);
-  return out;
-}
 
 std::unique_ptr<peft::LoraAdapter> seat_new_adapter(models::CausalLM& model,
                                                     const RunConfig& config) {
@@ -109,31 +82,6 @@ std::vector<std::string> adapter_warnings(const peft::LoraAdapter& adapter) {
   return {
       "the adapter leaves out the model's routed experts, which are most of its parameters: "
       "peft.target_modules names none of them"};
-}
-
-std::vector<std::string> describe_data(const JobData& data, const RunConfig& config) {
-  std::vector<std::string> out{"train data: " + describe(data.train)};
-  if (!data.eval.examples.empty()) out.push_back("eval data: " + describe(data.eval));
-  const std::string kind = config.data.packing
-                               ? "packed rows of " + std::to_string(config.data.max_length) +
-                                     " tokens, " + fixed(100.0 * data.filled, 1) + " % full"
-                               : "rows";
-  out.push_back("an epoch: " + with_commas(data.rows_in_epoch) + " " + kind +
-                "; the run: " + with_commas(data.total_steps) + " steps of " +
-                std::to_string(data.rows_in_step) + (data.rows_in_step == 1 ? " row" : " rows"));
-  return out;
-}
-
-std::string sample_text(const JobData& data, const models::text::Tokenizer& tokenizer,
-                        std::size_t max_characters) {
-  auto text = render_supervision(data.train.examples.front(), tokenizer);
-  if (text.size() <= max_characters) return text;
-  // The end is what the model learns to write: the middle goes.
-  auto head = max_characters / 2, tail = text.size() - max_characters / 2;
-  const auto inside = [&](std::size_t at) { return (text[at] & 0xC0) == 0x80; };
-  while (head > 0 && inside(head)) --head;
-  while (tail < text.size() && inside(tail)) ++tail;
-  return text.substr(0, head) + " ... " + text.substr(tail);
 }
 
 }  // namespace tailor::trainer::cli

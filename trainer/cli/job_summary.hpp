@@ -7,19 +7,9 @@
 #include "models/families/causal_lm.hpp"
 #include "peft/lora.hpp"
 #include "trainer/cli/session.hpp"
-#include "trainer/data/dataset.hpp"
 #include "trainer/run_config.hpp"
 
 namespace tailor::trainer::cli {
-
-/// The data of a job, tokenised, and what one epoch and the whole run make of it.
-struct JobData {
-  Dataset train, eval;  // eval has no examples where the job names no files
-  std::int64_t rows_in_epoch = 0, total_steps = 0, rows_in_step = 0;
-  double filled = 0.0;  // packing: share of max_length that the mean row holds
-};
-JobData load_job_data(const RunConfig& config, const models::Pretrained& pretrained,
-                      std::int64_t data_ranks = 1);
 
 /// The configured adapter in a model, loaded or not; factors from the seed. Throws ConfigError with
 /// the place of peft.target_modules where a target matches nothing.
@@ -44,9 +34,5 @@ std::string describe_adapter(const peft::LoraAdapter& adapter);
 
 /// What is allowed and is rarely meant.
 std::vector<std::string> adapter_warnings(const peft::LoraAdapter& adapter);
-std::vector<std::string> describe_data(const JobData& data, const RunConfig& config);
-/// The first example with its supervised parts marked, cut to about `max_characters`.
-std::string sample_text(const JobData& data, const models::text::Tokenizer& tokenizer,
-                        std::size_t max_characters);
 
 }  // namespace tailor::trainer::cli

@@ -8,6 +8,7 @@
 #include "trainer/cli/cluster_plan.hpp"
 #include "trainer/cli/commands.hpp"
 #include "trainer/cli/job_summary.hpp"
+#include "trainer/cli/job_task.hpp"
 #include "trainer/cli/memory_estimate.hpp"
 
 namespace tailor::trainer::cli {
@@ -22,7 +23,7 @@ struct PlanOptions {
   ClusterPlanOptions cluster;
 };
 
-Json to_json(models::CausalLM& model, const peft::LoraAdapter& adapter, const JobData& data,
+Json to_json(models::CausalLM& model, const peft::LoraAdapter& adapter, const JobTask& task,
              const Precision& precision, const MemoryEstimate& memory, const std::string& sample) {
   Json classes = Json::object(), adapted = Json::object(), bytes = Json::object();
   for (const auto& entry : parameter_classes(model))
@@ -31,29 +32,17 @@ Json to_json(models::CausalLM& model, const peft::LoraAdapter& adapter, const Jo
     adapted[name] = {{"layers", count.layers}, {"parameters", count.parameters}};
   for (const auto& part : memory.parts) bytes[part.name] = part.bytes;
   bytes["total"] = memory.total();
-  const auto data_json = [](const Dataset& dataset) {
-    return Json{{"rows", dataset.examples.size()},      {"tokens", dataset.num_tokens},
-                {"supervised", dataset.num_supervised}, {"truncated", dataset.num_truncated},
-                {"dropped", dataset.num_dropped},       {"unsupervised", dataset.num_unsupervised}};
-  };
-  return {{"parameters", num_parameters(model)},
-          {"parameter_classes", classes},
-          {"precision", precision.describe()},
-          {"adapter_parameters", adapter.num_parameters()},
-          {"adapter_classes", adapted},
-          {"memory_bytes", bytes},
-          {"train_data", data_json(data.train)},
-          {"eval_data", data_json(data.eval)},
-          {"rows_in_epoch", data.rows_in_epoch},
-          {"rows_in_step", data.rows_in_step},
-          {"packing_efficiency", data.filled},
-          {"total_steps", data.total_steps},
-          {"sample", sample}};
+  Json out = {
+      {"parameters", num_parameters(model)}, {"parameter_classes", classes},
+      {"precision", precision.describe()},   {"adapter_parameters", adapter.num_parameters()},
+      {"adapter_classes", adapted},          {"memory_bytes", bytes}};
+  out.update(Json::parse(task.plan_json()));
+  out["sample"] = sample;
+  return out;
 }
 
-void print(models::CausalLM& model, const peft::LoraAdapter& adapter, const JobData& data,
-           const RunConfig& config, const std::string& model_line, const MemoryEstimate& memory,
-           const std::string& sample) {
+void print(models::CausalLM& model, const peft::LoraAdapter& adapter, const JobTask& task,
+           const std::string& model_line, const MemoryEstimate& memory, const std::string& sample) {
   auto& out = std::cout;
   const auto row = [&out](const std::string& name, const std::string& value,
                           const std::string& more) {
@@ -68,10 +57,10 @@ void print(models::CausalLM& model, const peft::LoraAdapter& adapter, const JobD
   for (const auto& [name, count] : adapter.counts())
     row(name, with_commas(count.parameters), "  in " + std::to_string(count.layers) + " layers");
   for (const auto& warning : adapter_warnings(adapter)) out << "warning: " << warning << '\n';
-  for (const auto& line : describe_data(data, config)) out << line << '\n';
+  for (const auto& line : task.describe()) out << line << '\n';
   out << "memory: about " << as_bytes(memory.total()) << '\n';
   for (const auto& part : memory.parts) row(part.name, as_bytes(part.bytes), "");
-  out << "a sample, what is learnt in [[ ]]:\n" << sample << '\n';
+  out << sample << '\n';
 }
 
 int plan_job(const PlanOptions& options) {
@@ -84,13 +73,13 @@ int plan_job(const PlanOptions& options) {
   const auto line = describe_model(*model, pretrained, precision);
   const auto bare = measure(*model);
   const auto adapter = seat_new_adapter(*model, config);
-  const auto data = load_job_data(config, pretrained);
-  const auto memory = estimate_memory(bare, *adapter, data.train, precision);
-  const auto sample = sample_text(data, *pretrained.tokenizer, /*max_characters=*/2000);
+  const auto task = open_task(config, pretrained);
+  const auto memory = estimate_memory(bare, *adapter, task->documents(), precision);
+  const auto sample = task->sample(/*max_characters=*/2000);
   if (options.json) {
-    std::cout << to_json(*model, *adapter, data, precision, memory, sample).dump(2) << '\n';
+    std::cout << to_json(*model, *adapter, *task, precision, memory, sample).dump(2) << '\n';
   } else {
-    print(*model, *adapter, data, config, line, memory, sample);
+    print(*model, *adapter, *task, line, memory, sample);
   }
   return 0;
 }

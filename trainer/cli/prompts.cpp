@@ -1,6 +1,7 @@
 #include "trainer/cli/prompts.hpp"
 
 #include <algorithm>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <span>
 
@@ -102,8 +103,34 @@ Prompt PromptMaker::from_line(const std::string& line, const std::string& place)
   throw ConfigError(place + ": expected one of the keys messages, prompt, text and input_ids");
 }
 
-std::vector<Prompt> PromptMaker::from_file(const std::filesystem::path& file) {
-  std::vector<Prompt> prompts;
+PromptRow PromptMaker::row_from_line(const std::string& line, const std::string& place) {
+  auto prompt = from_line(line, place);
+  auto row = json::parse(line);
+  PromptRow out{.ids = std::move(prompt.ids), .prompt_json = {}, .columns_json = {}};
+  const auto dumped = [](const json& value) {
+    return value.dump(-1, ' ', false, json::error_handler_t::replace);
+  };
+  if (row.contains("messages")) {  // what from_line() took; the reply is what is to be learnt
+    auto& messages = row["messages"];
+    while (!messages.empty() && messages.back().value("role", "") != "user")
+      messages.erase(messages.size() - 1);
+    out.prompt_json = dumped(messages);
+  } else {
+    out.prompt_json = dumped(row.contains("prompt") ? row["prompt"] : json(prompt.text));
+  }
+  for (const auto* key : {"messages", "prompt", "text", "input_ids"}) row.erase(key);
+  out.columns_json = dumped(row);
+  return out;
+}
+
+namespace {
+
+/// What `make` makes of every line of a file that is not blank. Throws ConfigError with the
+/// problems of all.
+template <typename Row>
+std::vector<Row> each_line(const std::filesystem::path& file,
+                           const std::function<Row(const std::string&, const std::string&)>& make) {
+  std::vector<Row> rows;
   RowProblems problems;
   LineReader reader(file);
   for (std::string line; reader.next(line);) {
@@ -111,15 +138,27 @@ std::vector<Prompt> PromptMaker::from_file(const std::filesystem::path& file) {
     if (reader.too_long()) problems.add(place + ": the line is too long");
     if (line.find_first_not_of(" \t") == std::string::npos) continue;
     try {
-      prompts.push_back(from_line(line, place));
+      rows.push_back(make(line, place));
     } catch (const ConfigError& error) {
       const std::string what = error.what();
       problems.add(what.starts_with(place) ? what : place + ": " + what);
     }
   }
   problems.check();
-  if (prompts.empty()) throw ConfigError(file.string() + ": has no rows");
-  return prompts;
+  if (rows.empty()) throw ConfigError(file.string() + ": has no rows");
+  return rows;
+}
+
+}  // namespace
+
+std::vector<Prompt> PromptMaker::from_file(const std::filesystem::path& file) {
+  return each_line<Prompt>(
+      file, [&](const auto& line, const auto& place) { return from_line(line, place); });
+}
+
+std::vector<PromptRow> PromptMaker::rows_from_file(const std::filesystem::path& file) {
+  return each_line<PromptRow>(
+      file, [&](const auto& line, const auto& place) { return row_from_line(line, place); });
 }
 
 std::vector<std::int64_t> PromptMaker::stop_ids() const {

@@ -7,6 +7,7 @@
 
 #include "models/files/pretrained.hpp"
 #include "models/text/chat.hpp"
+#include "trainer/grpo/prompt_source.hpp"
 
 namespace tailor::trainer::cli {
 
@@ -31,6 +32,11 @@ class PromptMaker {
   /// the last user turn, {"input_ids": [...]}. Throws ConfigError with the problems of all rows.
   std::vector<Prompt> from_file(const std::filesystem::path& file);
 
+  /// Rows of a JSONL file for GRPO: {"prompt": text or messages} or {"messages": [...]} up to the
+  /// last user turn, with the other columns as they are. Throws ConfigError with the problems of
+  /// all rows.
+  std::vector<PromptRow> rows_from_file(const std::filesystem::path& file);
+
   /// Tokens that end a completion: the model's own and, once a conversation was made, the end of a
   /// turn.
   std::vector<std::int64_t> stop_ids() const;
@@ -38,6 +44,7 @@ class PromptMaker {
  private:
   const models::text::ChatTemplate& chat();
   Prompt from_line(const std::string& line, const std::string& place);
+  PromptRow row_from_line(const std::string& line, const std::string& place);
   Prompt from_ids(std::vector<std::int64_t> ids) const;
 
   const models::Pretrained& pretrained_;

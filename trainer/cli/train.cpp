@@ -15,15 +15,14 @@
 #include "trainer/cli/commands.hpp"
 #include "trainer/cli/fingerprints.hpp"
 #include "trainer/cli/job_summary.hpp"
+#include "trainer/cli/job_task.hpp"
 #include "trainer/cli/ranks.hpp"
 #include "trainer/metrics/curve.hpp"
 #include "trainer/metrics/log.hpp"
 #include "trainer/metrics/memory.hpp"
 #include "trainer/parallel/placement.hpp"
 #include "trainer/parallel/spread_model.hpp"
-#include "trainer/sft/evaluate.hpp"
 #include "trainer/sft/interrupt.hpp"
-#include "trainer/sft/loop.hpp"
 
 namespace tailor::trainer::cli {
 namespace {
@@ -137,17 +136,15 @@ class TrainCommand {
     ranks_.together([&] { load(); });
     if (ranks_.leads()) models::write_durable_file(directory_->config(), to_yaml(config_));
     const InterruptGuard guard(ranks_.leads());
-    const auto result = train_sft({.config = config_,
-                                   .model = *model_,
-                                   .adapter = *adapter_,
-                                   .train = data_.train,
-                                   .eval = data_.eval.examples.empty() ? nullptr : &data_.eval,
-                                   .base_model = config_.model.name_or_path.string(),
-                                   .fingerprints = fingerprints_,
-                                   .checkpoint = std::exchange(checkpoint_, std::nullopt),
-                                   .world = ranks_.world(),
-                                   .mesh = mesh_,
-                                   .vocabulary = vocabulary_part(*model_, mesh_)});
+    const auto result = task_->train({.config = config_,
+                                      .model = *model_,
+                                      .adapter = *adapter_,
+                                      .base_model = config_.model.name_or_path.string(),
+                                      .fingerprints = fingerprints_,
+                                      .checkpoint = std::exchange(checkpoint_, std::nullopt),
+                                      .world = ranks_.world(),
+                                      .mesh = mesh_,
+                                      .vocabulary = vocabulary_part(*model_, mesh_)});
     if (!result.interrupted) write_final_adapter();
     if (ranks_.leads()) report(result);
     return result.interrupted ? kInterruptedExit : 0;
@@ -179,11 +176,10 @@ class TrainCommand {
       if (!config_.adapter_path.empty()) start_from(config_.adapter_path, *adapter);
     }
     make_part();  // refuses what the ranks cannot share
-    data_ = load_job_data(config_, pretrained_, mesh_.sizes.data());
-    for (const auto& line : describe_data(data_, config_)) log_info(line);
+    task_ = open_task(config_, pretrained_, mesh_.sizes.data());
+    for (const auto& line : task_->describe()) log_info(line);
     if (ranks_.leads())  // it compares and saves them
-      fingerprints_ = fingerprints(pretrained_, data_.train, data_.eval, precision_,
-                                   data_.rows_in_step, layout_text(mesh_.sizes));
+      fingerprints_ = fingerprints(pretrained_, *task_, precision_, layout_text(mesh_.sizes));
   }
 
   /// The one to go on from, as rank 0 chooses it, on all.
@@ -214,15 +210,14 @@ class TrainCommand {
 
   bool done_before() const {
     bool done = false;
-    if (ranks_.leads()) done = is_finished(*directory_, *checkpoint_, data_.total_steps);
+    if (ranks_.leads()) done = is_finished(*directory_, *checkpoint_, task_->total_steps());
     auto flag = at::full({1}, done ? 1 : 0, at::kLong);
     ranks_.world().broadcast(flag, 0);
     return *flag.const_data_ptr<std::int64_t>() != 0;
   }
 
   void load() {
-    log_info("a sample, what is learnt in [[ ]]:\n" +
-             sample_text(data_, *pretrained_.tokenizer, /*max_characters=*/600));
+    log_info(task_->sample(/*max_characters=*/600));
     LoadedParameter loaded;
     model_ = make_part(&loaded);
     load_weights_into(*model_, pretrained_, precision_, loaded);
@@ -230,7 +225,7 @@ class TrainCommand {
     if (checkpoint_) {
       scatter_adapter(checkpoint_->adapter, *adapter_);
       log_info("resuming behind step " + std::to_string(checkpoint_->state.step) + " of " +
-               std::to_string(data_.total_steps) + ", from " + checkpoint_->path.string());
+               std::to_string(task_->total_steps()) + ", from " + checkpoint_->path.string());
     } else if (!config_.adapter_path.empty()) {
       scatter_adapter(peft::read_adapter(config_.adapter_path), *adapter_);
       log_info("starting from " + config_.adapter_path.string());
@@ -248,7 +243,7 @@ class TrainCommand {
 
   int finished() const {
     if (!ranks_.leads()) return 0;
-    log_info("finished: all " + std::to_string(data_.total_steps) + " steps were done before; " +
+    log_info("finished: all " + std::to_string(task_->total_steps()) + " steps were done before; " +
              "the adapter is in " + directory_->adapter().string());
     if (options_.json)
       std::cout << result_json(*directory_, checkpoint_->state.step,
@@ -257,7 +252,7 @@ class TrainCommand {
     return 0;
   }
 
-  void report(const SftResult& result) const {
+  void report(const TrainResult& result) const {
     const auto curve = draw_curve(result.losses, /*width=*/72, /*height=*/8);
     if (!curve.empty() && result.losses.size() > 1) log_info("loss by step:\n" + curve);
     if (result.interrupted) {
@@ -273,7 +268,7 @@ class TrainCommand {
     out["tokens_per_second"] = result.tokens_per_second;
     out["total_steps"] = result.total_steps;
     out["interrupted"] = result.interrupted;
-    if (result.eval) out["eval_loss"] = mean_loss(*result.eval);
+    for (const auto& fact : result.last) out[fact.name] = fact.number();
     std::cout << out << '\n';
   }
 
@@ -284,7 +279,7 @@ class TrainCommand {
   std::optional<RunDirectory> directory_;  // of rank 0
   Precision precision_;
   models::Pretrained pretrained_;
-  JobData data_;
+  std::unique_ptr<JobTask> task_;
   std::map<std::string, std::string> fingerprints_;
   std::optional<Checkpoint> checkpoint_;  // until the loop takes it over
   fs::path resumed_from_;                 // its folder; empty at a fresh start

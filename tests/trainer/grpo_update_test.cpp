@@ -1,0 +1,192 @@
+// Rollouts, the batches they are cut into, and the update made from them.
+#include "trainer/grpo/update.hpp"
+
+#include <ATen/ATen.h>
+
+#include <catch2/catch.hpp>
+
+#include "distributed/group.hpp"
+#include "models/files/file_error.hpp"
+#include "models/files/pretrained.hpp"
+#include "trainer/parallel/placement.hpp"
+
+using namespace tailor;
+using namespace tailor::trainer;
+
+namespace {
+
+/// tiny_llama with an adapter whose B is not zero, and everything an update needs.
+struct Bench {
+  GrpoConfig config;
+  std::vector<PromptRow> rows;
+  std::unique_ptr<models::CausalLM> model =
+      models::load_causal_lm(models::open_pretrained(TAILOR_GOLDEN "/tiny_llama"), at::kFloat,
+                             models::kernels::Arithmetic::Float32);
+  std::unique_ptr<peft::LoraAdapter> adapter;
+  std::unique_ptr<distributed::Group> world = distributed::make_single_group();
+  distributed::Mesh mesh = distributed::make_mesh(*world, {});
+
+  Bench() {
+    peft::LoraConfig lora;
+    lora.r = 4;
+    lora.lora_alpha = 8;
+    lora.target_modules = {"all-linear"};
+    adapter = std::make_unique<peft::LoraAdapter>(*model, lora, /*seed=*/7);
+    at::manual_seed(3);
+    for (auto& layer : adapter->layers()) layer->B().detach().normal_(0.0, 0.05);
+    rows = {{{5, 6, 7, 8}, "\"a\"", "{}"}, {{9, 10}, "\"b\"", "{}"}};
+  }
+
+  std::vector<Rollout> rollouts() const {
+    std::vector<Rollout> out;
+    const std::vector<std::vector<std::int64_t>> ids = {
+        {11, 12, 13}, {14}, {15, 16, 17, 18, 19}, {20, 21}, {22, 23, 24, 25}};
+    const std::vector<double> advantages = {1.0, -0.5, 0.25, -1.0, 0.75};
+    for (std::size_t i = 0; i < ids.size(); ++i)
+      out.push_back({.group = i < 3 ? 0 : 1,
+                     .row = i < 3 ? 0 : 1,
+                     .ids = ids[i],
+                     .advantage = advantages[i]});
+    return out;
+  }
+
+  struct Result {
+    UpdateReport report;
+    at::Tensor gradients, values;
+  };
+  Result update(std::vector<Rollout> rollouts, std::int64_t micro_batch_tokens = 1024) {
+    const auto trainables = ordered_trainables(*adapter);
+    FlatParameters::Named named;
+    for (const auto& trainable : trainables) named.emplace_back(trainable.name, trainable.value);
+    FlatParameters flat(named);
+    const auto before = flat.values().clone();
+    const GradientSync sync(mesh, trainables);
+    AdamW optimizer(flat, {});
+    const Policy policy{*model, *adapter, config, rows, mesh, {}};
+    Result out;
+    out.report =
+        grpo_update(policy, flat, optimizer, rollouts, sync,
+                    {.step = 1, .learning_rate = 1e-3, .micro_batch_tokens = micro_batch_tokens},
+                    Correction::Off);
+    out.gradients = flat.gradients().clone();
+    out.values = flat.values().clone();
+    flat.values().copy_(before);
+    return out;
+  }
+};
+
+double distance(const at::Tensor& a, const at::Tensor& b) {
+  return (a - b).abs().max().item<double>();
+}
+
+}  // namespace
+
+TEST_CASE("a prompt computed once gives what a prompt for every completion gives", "[grpo]") {
+  Bench bench;
+  bench.config.loss_type = GENERATE(LossType::Dapo, LossType::Grpo, LossType::DrGrpo);
+  bench.config.entropy_coef = GENERATE(0.0, 0.1);
+  const auto shared = bench.update(bench.rollouts());
+  bench.config.share_prompts = false;
+  const auto plain = bench.update(bench.rollouts());
+  CHECK(shared.report.loss == Approx(plain.report.loss).margin(1e-6));
+  CHECK(shared.report.entropy == Approx(plain.report.entropy).epsilon(1e-5));
+  CHECK(shared.report.num_tokens < plain.report.num_tokens);
+  CHECK(plain.gradients.abs().max().item<double>() > 1e-3);
+  CHECK(distance(shared.gradients, plain.gradients) < 1e-5);
+}
+
+TEST_CASE("the cut into batches changes nothing but rounding", "[grpo]") {
+  Bench bench;
+  bench.config.loss_type = GENERATE(LossType::Dapo, LossType::Grpo, LossType::Bnpo, LossType::Sapo);
+  const auto whole = bench.update(bench.rollouts());
+  for (const std::int64_t tokens : {1, 7, 12}) {
+    const auto cut = bench.update(bench.rollouts(), tokens);
+    CHECK(cut.report.loss == Approx(whole.report.loss).margin(1e-6));
+    CHECK(distance(cut.gradients, whole.gradients) < 1e-5);
+  }
+}
+
+TEST_CASE("at the first update ratios are 1 and the gradient is that of -A log p / N", "[grpo]") {
+  Bench bench;
+  const auto rollouts = bench.rollouts();
+  const auto result = bench.update(rollouts);
+  CHECK(result.report.policy.ratio == result.report.policy.num_ratios);
+  CHECK(result.report.policy.clip_low + result.report.policy.clip_high == 0.0);
+
+  // The same from whole logits and autograd.
+  for (const auto& parameter : bench.adapter->parameters()) parameter.mutable_grad() = at::Tensor();
+  at::Tensor loss = at::zeros({});
+  double tokens = 0.0;
+  for (const auto& rollout : rollouts) tokens += static_cast<double>(rollout.size());
+  for (const auto& rollout : rollouts) {
+    auto ids = bench.rows[static_cast<std::size_t>(rollout.row)].ids;
+    const auto prompt = static_cast<std::int64_t>(ids.size());
+    ids.insert(ids.end(), rollout.ids.begin(), rollout.ids.end());
+    const auto hidden = bench.model->hidden_states(models::pack({ids}));
+    const auto logp =
+        bench.model->lm_head()(hidden).log_softmax(1).narrow(0, prompt - 1, rollout.size());
+    const auto picked = logp.gather(1, at::tensor(rollout.ids, at::kLong).unsqueeze(1));
+    loss = loss - picked.sum() * (rollout.advantage / tokens);
+  }
+  loss.backward();
+  std::vector<at::Tensor> flat;
+  for (const auto& trainable : ordered_trainables(*bench.adapter))
+    flat.push_back(trainable.value.grad().flatten());
+  CHECK(distance(at::cat(flat), result.gradients) < 1e-5);
+}
+
+TEST_CASE("completions left out of the loss take no part in it", "[grpo]") {
+  Bench bench;
+  auto some = bench.rollouts();
+  some[2].counts = some[4].counts = false;
+  const auto masked = bench.update(some);
+  CHECK(masked.report.num_loss_tokens == 6);
+  std::vector<Rollout> rest{some[0], some[1], some[3]};
+  const auto without = bench.update(rest);
+  CHECK(distance(masked.gradients, without.gradients) < 1e-5);
+  for (auto& rollout : some) rollout.counts = false;
+  CHECK_THROWS_WITH(bench.update(some), Catch::Contains("no completion is left in the loss"));
+}
+
+TEST_CASE("rollouts come back from a checkpoint as they were", "[grpo]") {
+  Bench bench;
+  RolloutBatch batch{
+      .num_groups = 2, .num_updates = 4, .updates_done = 1, .rollouts = bench.rollouts()};
+  float next = 0.0F;
+  for (auto& rollout : batch.rollouts)
+    for (std::size_t t = 0; t < rollout.ids.size(); ++t) {
+      rollout.old_logprobs.push_back(next -= 0.25F);
+      rollout.sampler_logprobs.push_back(next);
+    }
+  batch.rollouts[1].counts = false;
+  auto saved = gather_rollouts(batch, *bench.mesh.data);
+  const auto back = scatter_rollouts(saved, /*num_iterations=*/2, *bench.mesh.data, "file");
+  CHECK(back.num_groups == 2);
+  CHECK(back.num_updates == 4);
+  CHECK(back.updates_done == 1);
+  CHECK((back.rollouts == batch.rollouts));
+  for (auto& [name, tensor] : saved)
+    if (name == "ids") tensor = tensor.narrow(0, 0, 3);
+  CHECK_THROWS_AS(scatter_rollouts(saved, 2, *bench.mesh.data, "file"), models::FileError);
+}
+
+TEST_CASE("every group has one owner and one update of a pass, shared out evenly", "[grpo]") {
+  const std::int64_t groups = GENERATE(1, 4, 7, 32), in_pass = GENERATE(1, 2, 3);
+  const int ranks = GENERATE(1, 2, 3);
+  if (groups < in_pass) return;
+  const RolloutBatch batch{.num_groups = groups, .num_updates = in_pass * 2, .rollouts = {}};
+  std::int64_t covered = 0;
+  for (std::int64_t update = 0; update < in_pass; ++update) {
+    const auto [begin, end] = groups_of_update(batch, update, /*num_iterations=*/2);
+    CHECK(begin == covered);
+    covered = end;
+    const auto again = groups_of_update(batch, update + in_pass, 2);
+    CHECK((again.begin == begin && again.end == end));
+    std::vector<std::int64_t> of_rank(static_cast<std::size_t>(ranks), 0);
+    for (auto g = begin; g < end; ++g)
+      ++of_rank.at(static_cast<std::size_t>(owner_of(g, groups, in_pass, ranks)));
+    const auto [least, most] = std::ranges::minmax(of_rank);
+    CHECK(most - least <= 1);
+  }
+  CHECK(covered == groups);
+}

@@ -1,0 +1,317 @@
+#include "trainer/grpo/batch_maker.hpp"
+
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "trainer/grpo/entropy_mask.hpp"
+#include "trainer/grpo/policy_loss.hpp"
+#include "trainer/metrics/log.hpp"
+
+namespace tailor::trainer {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr std::size_t kShownFaults = 3;  // a step
+constexpr std::int64_t kHistogramBins = 10;
+
+struct Extent {
+  double mean = 0.0, least = 0.0, most = 0.0;
+};
+Extent extent(const std::vector<double>& values) {
+  if (values.empty()) return {};
+  const auto [least, most] = std::ranges::minmax(values);
+  return {std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size()),
+          least, most};
+}
+
+void add_lengths(std::vector<Metric>& out, const std::string& name,
+                 const std::vector<double>& lengths) {
+  const auto [mean, least, most] = extent(lengths);
+  out.push_back({"completions/mean_" + name, mean});
+  out.push_back({"completions/min_" + name, least});
+  out.push_back({"completions/max_" + name, most});
+}
+
+/// Counts of the rewards in equal bins between the smallest and the largest.
+void add_histogram(std::vector<Metric>& out, const RewardColumn& rewards) {
+  std::vector<double> values;
+  for (const auto& reward : rewards)
+    if (reward) values.push_back(*reward);
+  if (values.empty()) return;
+  const auto [mean, least, most] = extent(values);
+  const double width = most > least ? (most - least) / kHistogramBins : 1.0;
+  std::vector<double> edges, counts(kHistogramBins, 0.0);
+  for (std::int64_t i = 0; i <= kHistogramBins; ++i)
+    edges.push_back(least + width * static_cast<double>(i));
+  for (const double value : values) {
+    const auto bin =
+        std::min(static_cast<std::int64_t>((value - least) / width), kHistogramBins - 1);
+    counts[static_cast<std::size_t>(bin)] += 1.0;
+  }
+  out.push_back({"reward_histogram/edges", std::move(edges)});
+  out.push_back({"reward_histogram/counts", std::move(counts)});
+}
+
+/// Every rank's values of its own samples, shared; zeros where no rank has one.
+std::vector<double> shared(const std::vector<double>& own, const std::vector<std::int64_t>& places,
+                           std::int64_t num_samples, distributed::Group& data) {
+  auto all = at::zeros({num_samples}, at::kDouble);
+  auto* at = all.mutable_data_ptr<double>();
+  for (std::size_t i = 0; i < own.size(); ++i) at[places[i]] = own[i];
+  data.all_reduce(all, distributed::Reduce::Sum);
+  return {at, at + num_samples};
+}
+
+/// Number of each rollout among the samples of all ranks.
+std::vector<std::int64_t> places_of(const std::vector<Rollout>& rollouts,
+                                    std::int64_t num_generations) {
+  std::vector<std::int64_t> out;
+  std::int64_t group = -1, in_group = 0;
+  for (const auto& rollout : rollouts) {
+    in_group = rollout.group == group ? in_group + 1 : 0;
+    group = rollout.group;
+    out.push_back(group * num_generations + in_group);
+  }
+  return out;
+}
+
+}  // namespace
+
+struct BatchMaker::Collected {
+  std::vector<Rollout> rollouts;  // of this rank
+  std::vector<Judged> judged;     // one each
+  Judgement judgement;            // of all ranks
+  std::int64_t num_groups = 0, num_rounds = 0, num_discarded = 0;
+  double num_tokens = 0.0;  // sampled, of all ranks, discarded ones too
+  double rollout_s = 0.0, reward_s = 0.0, measure_s = 0.0;
+  std::vector<double> kl;  // of every sample, where it is taken off the reward
+};
+
+BatchMaker::BatchMaker(const Policy& policy, const GrpoTask& task, const RunConfig& config,
+                       const BatchPlan& plan)
+    : policy_(policy), task_(task), config_(config), plan_(plan) {
+  for (const auto& reward : task.rewards) weights_.push_back(reward->config().weight);
+}
+
+MadeBatch BatchMaker::make(PromptSource& source, std::int64_t& num_rollouts,
+                           const StepSettings& settings) {
+  Collected all;
+  all.judgement.functions.resize(task_.rewards.size());
+  const auto rounds = config_.grpo.dynamic_sampling ? config_.grpo.max_num_gen_batches : 1;
+  while (all.num_groups < plan_.num_groups && all.num_rounds < rounds)
+    sample_into(all, source, num_rollouts);
+  const auto begin = Clock::now();
+  measure_reference(all, settings);
+  measure_old(all, settings);
+  all.measure_s = seconds_since(begin);
+  const auto weighed = weigh(all);
+
+  MadeBatch out;
+  out.batch = {.num_groups = all.num_groups, .num_updates = plan_.num_updates, .rollouts = {}};
+  out.num_sampled_tokens = static_cast<std::int64_t>(all.num_tokens);
+  out.has_spread = weighed.frac_reward_zero_std < 1.0;
+  describe(all, weighed, out);
+  const auto places = places_of(all.rollouts, config_.grpo.num_generations);
+  for (std::size_t i = 0; i < all.rollouts.size(); ++i)
+    all.rollouts[i].advantage = weighed.values[static_cast<std::size_t>(places[i])];
+  if (config_.grpo.log_completions) record(all, weighed, places, out);
+  out.batch.rollouts = std::move(all.rollouts);
+  return out;
+}
+
+void BatchMaker::sample_into(Collected& all, PromptSource& source, std::int64_t& num_rollouts) {
+  const auto generations = config_.grpo.num_generations;
+  const auto missing = plan_.num_groups - all.num_groups;
+  const auto& data = *policy_.mesh.data;
+  std::vector<Planned> own;
+  for (std::int64_t g = 0; g < missing; ++g) {
+    const auto row = source.next();  // every rank draws all, so that none depends on their number
+    if (owner_of(all.num_groups + g, plan_.num_groups, plan_.updates_in_pass, data.size()) ==
+        data.rank())
+      own.push_back({.group = g, .row = row});
+  }
+  auto begin = Clock::now();
+  auto drawn = draw(policy_, task_.train, task_, own,
+                    {.temperature = config_.grpo.temperature,
+                     .num_generations = generations,
+                     .seed = config_.train.seed,
+                     .first_sequence = num_rollouts});
+  num_rollouts += missing * generations;
+  all.rollout_s += seconds_since(begin);
+  begin = Clock::now();
+  auto judged = judge(task_, drawn, missing, generations, policy_.mesh);
+  all.reward_s += seconds_since(begin);
+  all.num_rounds += 1;
+  all.num_tokens += std::accumulate(judged.lengths.begin(), judged.lengths.end(), 0.0);
+  keep(all, std::move(drawn), std::move(judged), missing);
+}
+
+/// Appends the groups that are to be learnt from, numbered on from those that are there.
+void BatchMaker::keep(Collected& all, Drawn drawn, Judgement judged,
+                      std::int64_t num_groups) const {
+  const auto generations = config_.grpo.num_generations;
+  std::vector<bool> keeps(static_cast<std::size_t>(num_groups), true);
+  const bool last = all.num_rounds >= config_.grpo.max_num_gen_batches;
+  if (config_.grpo.dynamic_sampling && !last)
+    keeps = advantages(judged.functions, weights_, generations, config_.grpo.scale_rewards,
+                       config_.grpo.multi_objective_aggregation)
+                .group_has_spread;
+  std::vector<std::int64_t> number(keeps.size(), -1);
+  for (std::size_t g = 0; g < keeps.size(); ++g) {
+    if (!keeps[g]) {
+      ++all.num_discarded;
+      continue;
+    }
+    number[g] = all.num_groups++;
+    for (auto i = g * static_cast<std::size_t>(generations);
+         i < (g + 1) * static_cast<std::size_t>(generations); ++i) {
+      for (std::size_t f = 0; f < judged.functions.size(); ++f)
+        all.judgement.functions[f].push_back(judged.functions[f][i]);
+      all.judgement.lengths.push_back(judged.lengths[i]);
+      all.judgement.stopped.push_back(judged.stopped[i]);
+    }
+  }
+  for (std::size_t i = 0; i < drawn.rollouts.size(); ++i) {
+    auto& rollout = drawn.rollouts[i];
+    rollout.group = number[static_cast<std::size_t>(rollout.group)];
+    if (rollout.group < 0) continue;
+    all.rollouts.push_back(std::move(rollout));
+    all.judged.push_back(std::move(drawn.judged[i]));
+  }
+  all.judgement.faults.insert(all.judgement.faults.end(), judged.faults.begin(),
+                              judged.faults.end());
+}
+
+void BatchMaker::measure_reference(Collected& all, const StepSettings& settings) const {
+  if (config_.grpo.beta == 0.0) return;  // a reference that nobody asks costs a pass
+  const AdapterOff off(policy_.adapter);
+  measure(policy_, all.rollouts, settings, &Rollout::reference_logprobs);
+}
+
+/// With one update a batch, that update computes them itself.
+void BatchMaker::measure_old(Collected& all, const StepSettings& settings) const {
+  const auto& grpo = config_.grpo;
+  const bool in_reward = grpo.beta > 0.0 && grpo.kl_in == KlPlace::Reward;
+  const bool masks = grpo.top_entropy_quantile < 1.0;
+  if (plan_.num_updates == 1 && !in_reward && !masks) return;
+  std::vector<float> entropies;
+  measure(policy_, all.rollouts, settings, &Rollout::old_logprobs, masks ? &entropies : nullptr);
+  if (masks) mask_low_entropy(all.rollouts, entropies);
+  if (!in_reward) return;
+  std::vector<double> own;
+  for (const auto& rollout : all.rollouts) {
+    double kl = 0.0;
+    for (std::size_t t = 0; t < rollout.ids.size(); ++t)
+      kl += static_cast<double>(rollout.old_logprobs[t]) - rollout.reference_logprobs[t];
+    own.push_back(rollout.counts ? kl : 0.0);
+  }
+  all.kl = shared(own, places_of(all.rollouts, grpo.num_generations),
+                  all.num_groups * grpo.num_generations, *policy_.mesh.data);
+}
+
+void BatchMaker::mask_low_entropy(std::vector<Rollout>& rollouts,
+                                  const std::vector<float>& entropies) const {
+  auto& data = *policy_.mesh.data;
+  std::vector<float> counting;
+  std::size_t at = 0;
+  for (const auto& rollout : rollouts) {
+    if (rollout.counts)
+      counting.insert(counting.end(), entropies.begin() + static_cast<std::ptrdiff_t>(at),
+                      entropies.begin() + static_cast<std::ptrdiff_t>(at + rollout.ids.size()));
+    at += rollout.ids.size();
+  }
+  const auto threshold = entropy_threshold(gathered(at::tensor(counting, at::kFloat), data),
+                                           config_.grpo.top_entropy_quantile);
+  at = 0;
+  for (auto& rollout : rollouts) {
+    rollout.policy_mask.clear();
+    for (std::size_t t = 0; t < rollout.ids.size(); ++t)
+      rollout.policy_mask.push_back(static_cast<double>(entropies[at++]) >= threshold ? 1.0F
+                                                                                      : 0.0F);
+  }
+}
+
+Advantages BatchMaker::weigh(const Collected& all) const {
+  auto functions = all.judgement.functions;
+  auto weights = weights_;
+  if (!all.kl.empty()) {
+    functions.emplace_back(all.kl.begin(), all.kl.end());
+    weights.push_back(-config_.grpo.beta);
+  }
+  return advantages(functions, weights, config_.grpo.num_generations, config_.grpo.scale_rewards,
+                    config_.grpo.multi_objective_aggregation);
+}
+
+void BatchMaker::describe(const Collected& all, const Advantages& weighed, MadeBatch& out) const {
+  auto& facts = out.facts;
+  const auto& judgement = all.judgement;
+  const auto& deviations = weighed.group_deviations;
+  facts.push_back({"reward", weighed.reward.mean});
+  facts.push_back({"reward_std", extent(deviations).mean});
+  facts.push_back({"frac_reward_zero_std", weighed.frac_reward_zero_std});
+  std::int64_t unscored = 0;
+  for (std::size_t f = 0; f < task_.rewards.size(); ++f) {
+    const auto name = "rewards/" + task_.rewards[f]->config().name;
+    facts.push_back({name + "/mean", weighed.functions[f].mean});
+    facts.push_back({name + "/std", weighed.functions[f].deviation});
+    unscored += std::ranges::count_if(judgement.functions[f],
+                                      [](const auto& score) { return !score.has_value(); });
+  }
+  facts.push_back({"num_unscored", unscored});
+  add_histogram(facts, weighed.rewards);
+  add_lengths(facts, "length", judgement.lengths);
+  std::vector<double> terminated;
+  for (std::size_t i = 0; i < judgement.lengths.size(); ++i)
+    if (judgement.stopped[i]) terminated.push_back(judgement.lengths[i]);
+  add_lengths(facts, "terminated_length", terminated);
+  const auto num_samples = static_cast<double>(judgement.lengths.size());
+  facts.push_back(
+      {"completions/clipped_ratio", 1.0 - static_cast<double>(terminated.size()) / num_samples});
+  if (config_.grpo.dynamic_sampling) {
+    facts.push_back({"num_gen_batches", all.num_rounds});
+    facts.push_back({"num_discarded_groups", all.num_discarded});
+  }
+  facts.push_back({"rollout_tokens_per_second", all.num_tokens / std::max(all.rollout_s, 1e-9)});
+  facts.push_back({"rollout_time_s", all.rollout_s});
+  facts.push_back({"reward_time_s", all.reward_s});
+  facts.push_back({"measure_time_s", all.measure_s});
+  for (std::size_t i = 0; i < std::min(judgement.faults.size(), kShownFaults); ++i)
+    log_warn("reward " + judgement.faults[i]);
+  if (judgement.faults.size() > kShownFaults)
+    log_warn("... and " + std::to_string(judgement.faults.size() - kShownFaults) +
+             " more samples without a reward");
+}
+
+void BatchMaker::record(const Collected& all, const Advantages& weighed,
+                        const std::vector<std::int64_t>& places, MadeBatch& out) const {
+  if (policy_.mesh.tp->rank() != 0) return;  // the others have the same
+  for (std::size_t i = 0; i < all.judged.size(); ++i) {
+    const auto place = static_cast<std::size_t>(places[i]);
+    const auto& judged = all.judged[i];
+    const auto or_null = [](const std::optional<double>& value) {
+      return value ? Json(*value) : Json();
+    };
+    Json rewards = Json::object();
+    for (std::size_t f = 0; f < task_.rewards.size(); ++f)
+      rewards[task_.rewards[f]->config().name] = or_null(all.judgement.functions[f][place]);
+    const Json line = {{"group", all.rollouts[i].group},
+                       {"prompt", Json::parse(judged.prompt_json)},
+                       {"completion", judged.completion},
+                       {"rewards", rewards},
+                       {"reward", or_null(weighed.rewards[place])},
+                       {"advantage", all.rollouts[i].advantage},
+                       {"finish_reason", judged.stopped ? "stop" : "length"},
+                       {"num_tokens", judged.num_tokens},
+                       {"columns", Json::parse(judged.columns_json)}};
+    out.records.push_back(line.dump(-1, ' ', false, Json::error_handler_t::replace));
+  }
+}
+
+}  // namespace tailor::trainer

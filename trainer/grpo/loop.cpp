@@ -1,0 +1,292 @@
+#include "trainer/grpo/loop.hpp"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/tensor.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "configs/reader.hpp"
+#include "trainer/grpo/batch_maker.hpp"
+#include "trainer/grpo/update.hpp"
+#include "trainer/metrics/jsonl_log.hpp"
+#include "trainer/sft/numeric_error.hpp"
+
+namespace tailor::trainer {
+namespace {
+
+std::int64_t steps_per_generation(const RunConfig& config) {
+  return config.grpo.steps_per_generation.value_or(config.train.gradient_accumulation_steps);
+}
+
+/// Off where the sampler is the trainer: this program, the same weights and numbers.
+Correction resolved(Correction correction) {
+  return correction == Correction::Auto ? Correction::Off : correction;
+}
+
+/// Lines of all ranks on the first, which gets them in the order of the ranks.
+std::vector<std::string> all_lines(const std::vector<std::string>& own, distributed::Group& data) {
+  std::string text;
+  for (const auto& line : own) text += line + '\n';
+  auto bytes = at::empty({static_cast<std::int64_t>(text.size())}, at::kByte);
+  std::memcpy(bytes.mutable_data_ptr(), text.data(), text.size());
+  bytes = gathered(bytes, data).contiguous();
+  const std::string_view all(static_cast<const char*>(bytes.const_data_ptr()),
+                             static_cast<std::size_t>(bytes.numel()));
+  std::vector<std::string> out;
+  for (std::size_t begin = 0; begin < all.size();) {
+    const auto end = all.find('\n', begin);
+    out.emplace_back(all.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return out;
+}
+
+class GrpoLoop {
+ public:
+  GrpoLoop(TrainRun& run, const GrpoTask& task)
+      : run_(run),
+        config_(run.config),
+        task_(task),
+        policy_{.model = run.model,
+                .adapter = run.adapter,
+                .config = config_.grpo,
+                .rows = task.train,
+                .mesh = run.mesh,
+                .vocabulary = run.vocabulary},
+        plan_(batch_plan(config_, run.mesh.sizes.data())),
+        maker_(policy_, task, config_, plan_),
+        source_(static_cast<std::int64_t>(task.train.size()), config_.data.shuffle,
+                config_.train.seed),
+        training_(run, grpo_total_steps(config_, static_cast<std::int64_t>(task.train.size()),
+                                        run.mesh.sizes.data())) {
+    auto& state = training_.state();
+    source_.seek(state.data);
+    batch_.num_updates = 0;  // used up
+    if (!state.rollouts.empty())
+      batch_ = scatter_rollouts(state.rollouts, config_.grpo.num_iterations, *run.mesh.data,
+                                "rollouts.safetensors");
+    state.rollouts = {};
+    if (training_.leads() && config_.grpo.log_completions)
+      completions_.emplace(config_.output.dir / "completions.jsonl", state.step);
+  }
+
+  TrainResult operator()() {
+    const auto& output = config_.output;
+    while (training_.goes_on()) {
+      step();
+      if (training_.due(output.eval_steps) || training_.done()) evaluate_now();
+      if (training_.due(output.save_steps) || training_.done()) save();
+    }
+    save();
+    return training_.finish();
+  }
+
+ private:
+  /// One optimizer step, with the rollouts it needs.
+  void step() {
+    const auto begin = Clock::now();
+    const auto settings = training_.settings();
+    facts_.clear();
+    bool moves = true;
+    if (batch_.used_up()) moves = sample(settings);
+    const auto update_begin = Clock::now();
+    const auto report = update(settings);
+    facts_.push_back({"update_time_s", seconds_since(update_begin)});
+    check(report, settings.step);
+
+    batch_.updates_done += 1;
+    if (batch_.used_up()) batch_.rollouts.clear();
+    training_.state().data = source_.position();
+    StepMetrics metrics;
+    metrics.epoch = source_.epochs();
+    metrics.loss = report.loss;
+    metrics.grad_norm = report.grad_norm;
+    metrics.more = facts_;
+    tell(report, metrics.more);
+    training_.tell({{"reward", find_number(facts_, "reward").value_or(0.0)}});
+    training_.count_step(std::move(metrics), report.num_tokens, report.num_loss_tokens,
+                         seconds_since(begin), moves);
+  }
+
+  /// A new batch of rollouts; whether anything can be learnt from it.
+  bool sample(const StepSettings& settings) {
+    training_.reporter().activity("sampling");
+    auto made = maker_.make(source_, training_.state().num_rollouts, settings);
+    batch_ = std::move(made.batch);
+    facts_ = std::move(made.facts);
+    write_completions(made.records, settings.step);
+    check_spread(made.has_spread, settings.step);
+    training_.reporter().activity("");
+    return made.has_spread;
+  }
+
+  UpdateReport update(const StepSettings& settings) {
+    const auto [first, last] =
+        groups_of_update(batch_, batch_.updates_done, config_.grpo.num_iterations);
+    const auto begin = std::ranges::lower_bound(batch_.rollouts, first, {}, &Rollout::group);
+    const auto end = std::ranges::lower_bound(batch_.rollouts, last, {}, &Rollout::group);
+    return grpo_update(policy_, training_.trainable(), training_.optimizer(), {begin, end},
+                       training_.sync(), settings,
+                       resolved(config_.grpo.importance_sampling_correction));
+  }
+
+  void check_spread(bool has_spread, std::int64_t step) {
+    auto& count = training_.state().guards.without_spread;
+    count = has_spread ? 0 : count + 1;
+    const auto patience = config_.grpo.zero_spread_patience;
+    if (patience == 0 || count < patience) return;
+    throw NumericError("step " + std::to_string(step) + ": for " + std::to_string(count) +
+                       " batches all completions of every prompt got the same reward: there is "
+                       "nothing to learn from; look at completions.jsonl, and at prompts that are "
+                       "too hard or too easy (grpo.zero_spread_patience)");
+  }
+
+  void check(const UpdateReport& report, std::int64_t step) const {
+    const auto& grpo = config_.grpo;
+    const double apart = report.mismatch.mean_difference();
+    const bool first = batch_.updates_done == 0;
+    if (first && grpo.mismatch_limit > 0.0 && apart > grpo.mismatch_limit)
+      throw NumericError("step " + std::to_string(step) +
+                         ": the log-probabilities of the sampler and of the trainer differ by " +
+                         std::to_string(apart) + " in the mean, above grpo.mismatch_limit " +
+                         std::to_string(grpo.mismatch_limit) +
+                         ": the adapter does not reach the sampler");
+    const double kl = report.policy.kl / std::max(report.policy.tokens, 1.0);
+    if (grpo.kl_limit > 0.0 && kl > grpo.kl_limit)
+      throw NumericError("step " + std::to_string(step) +
+                         ": the divergence from the reference is " + std::to_string(kl) +
+                         ", above grpo.kl_limit " + std::to_string(grpo.kl_limit) +
+                         "; a lower learning rate or a larger grpo.beta may help");
+  }
+
+  /// TRL's names where it has them.
+  void tell(const UpdateReport& report, std::vector<Metric>& out) const {
+    const auto& policy = report.policy;
+    const auto share = [](double part, double whole) { return whole > 0.0 ? part / whole : 0.0; };
+    out.push_back({"entropy", report.entropy});
+    if (config_.grpo.beta > 0.0) out.push_back({"kl", share(policy.kl, policy.tokens)});
+    const double low = share(policy.clip_low, policy.num_ratios),
+                 high = share(policy.clip_high, policy.num_ratios);
+    out.push_back({"clip_ratio/low_mean", low});
+    out.push_back({"clip_ratio/low_min", policy.clip_low_min});
+    out.push_back({"clip_ratio/high_mean", high});
+    out.push_back({"clip_ratio/high_max", policy.clip_high_max});
+    out.push_back({"clip_ratio/region_mean", low + high});
+    out.push_back({"ratio/mean", share(policy.ratio, policy.num_ratios)});
+    out.push_back({"ratio/max", policy.ratio_max});
+    out.push_back({"num_clamped_ratios", policy.num_clamped});
+    const auto& mismatch = report.mismatch;
+    if (mismatch.tokens == 0.0) return;
+    out.push_back({"mismatch/mean_difference", mismatch.mean_difference()});
+    out.push_back({"mismatch/max_difference", mismatch.difference_max});
+    out.push_back({"mismatch/k3", mismatch.mean_k3()});
+    out.push_back({"mismatch/f2", mismatch.f2()});
+    out.push_back({"mismatch/max_ratio", mismatch.ratio_max});
+    out.push_back({"mismatch/ppl_ratio", mismatch.mean_perplexity_ratio()});
+    out.push_back({"mismatch/ess", mismatch.ess()});
+  }
+
+  void write_completions(const std::vector<std::string>& own, std::int64_t step) {
+    if (!config_.grpo.log_completions) return;
+    const auto lines = all_lines(own, *run_.mesh.data);
+    if (!completions_) return;
+    for (const auto& line : lines)
+      completions_->write_line("{\"step\": " + std::to_string(step) + ", " + line.substr(1));
+  }
+
+  /// Greedy completions of the evaluation prompts, scored.
+  void evaluate_now() {
+    if (task_.eval.empty()) return;
+    const auto begin = Clock::now();
+    training_.reporter().activity("evaluating");
+    const auto& data = *run_.mesh.data;
+    const auto num_rows = static_cast<std::int64_t>(task_.eval.size());
+    std::vector<Planned> own;
+    for (std::int64_t row = data.rank(); row < num_rows; row += data.size())
+      own.push_back({.group = row, .row = row});
+    const auto drawn = draw(policy_, task_.eval, task_, own,
+                            {.temperature = 0.0,
+                             .num_generations = 1,
+                             .seed = config_.train.seed,
+                             .first_sequence = 0});
+    const auto judged = judge(task_, drawn, num_rows, 1, run_.mesh);
+    std::vector<double> weights;
+    for (const auto& reward : task_.rewards) weights.push_back(reward->config().weight);
+    const auto weighed = advantages(judged.functions, weights, 1, ScaleRewards::None);
+
+    std::vector<Metric> out{{"step", training_.state().step},
+                            {"eval_reward", weighed.reward.mean},
+                            {"eval_reward_std", weighed.reward.deviation}};
+    for (std::size_t f = 0; f < task_.rewards.size(); ++f)
+      out.push_back(
+          {"eval_rewards/" + task_.rewards[f]->config().name + "/mean", weighed.functions[f].mean});
+    double tokens = 0.0;
+    for (const auto length : judged.lengths) tokens += length;
+    out.push_back({"eval_completions/mean_length", tokens / static_cast<double>(num_rows)});
+    out.push_back({"eval_num_prompts", num_rows});
+    out.push_back({"eval_runtime_s", seconds_since(begin)});
+    char line[128];
+    std::snprintf(line, sizeof line, "step %lld: eval reward %.4f (%lld prompts in %.1f s)",
+                  static_cast<long long>(training_.state().step), weighed.reward.mean,
+                  static_cast<long long>(num_rows), seconds_since(begin));
+    training_.reporter().report(out, line);
+  }
+
+  /// With what is left of the batch.
+  void save() {
+    if (!batch_.used_up()) training_.state().rollouts = gather_rollouts(batch_, *run_.mesh.data);
+    training_.save();
+    training_.state().rollouts = {};
+  }
+
+  const TrainRun& run_;
+  const RunConfig& config_;
+  const GrpoTask& task_;
+  Policy policy_;
+  BatchPlan plan_;
+  BatchMaker maker_;
+  PromptSource source_;
+  AdapterTraining training_;
+  RolloutBatch batch_;
+  std::vector<Metric> facts_;  // of the batch that the step began with
+  std::optional<JsonlLog> completions_;
+};
+
+}  // namespace
+
+BatchPlan batch_plan(const RunConfig& config, std::int64_t data_ranks) {
+  const auto completions =
+      config.train.per_device_train_batch_size * data_ranks * steps_per_generation(config);
+  const auto generations = config.grpo.num_generations;
+  const auto in_pass = steps_per_generation(config) / config.train.gradient_accumulation_steps;
+  const auto place = config.grpo_place.empty() ? "grpo" : config.grpo_place;
+  if (completions % generations != 0)
+    throw configs::ConfigError(
+        place + ".num_generations: expected a divisor of the completions of a batch, " +
+        std::to_string(completions) +
+        " (train.per_device_train_batch_size x ranks x steps_per_generation, which is "
+        "train.gradient_accumulation_steps where it is not given), found " +
+        std::to_string(generations));
+  const auto groups = completions / generations;
+  if (groups < in_pass)
+    throw configs::ConfigError(place + ".steps_per_generation: expected a group for each of the " +
+                               std::to_string(in_pass) + " optimizer steps of a batch, found " +
+                               std::to_string(groups) + (groups == 1 ? " group" : " groups"));
+  return {.num_groups = groups,
+          .updates_in_pass = in_pass,
+          .num_updates = in_pass * config.grpo.num_iterations};
+}
+
+std::int64_t grpo_total_steps(const RunConfig& config, std::int64_t num_rows,
+                              std::int64_t data_ranks) {
+  if (config.train.max_steps) return *config.train.max_steps;
+  const auto plan = batch_plan(config, data_ranks);
+  const double batches = std::ceil(config.train.num_train_epochs * static_cast<double>(num_rows) /
+                                   static_cast<double>(plan.num_groups));
+  return std::max<std::int64_t>(static_cast<std::int64_t>(batches), 1) * plan.num_updates;
+}
+
+TrainResult train_grpo(TrainRun run, const GrpoTask& task) { return GrpoLoop(run, task)(); }
+
+}  // namespace tailor::trainer

@@ -1,0 +1,58 @@
+// T tokens of a batch, D hidden_size, S tokens of completions.
+#include "trainer/grpo/policy.hpp"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/index_select.h>
+#include <ATen/ops/tensor.h>
+
+#include <algorithm>
+
+namespace tailor::trainer {
+
+std::vector<CompletionBatch> completion_batches(const Policy& policy, std::span<Rollout> rollouts,
+                                                const StepSettings& settings) {
+  auto out =
+      cut_completions(rollouts, policy.rows, settings.micro_batch_tokens, settings.row_multiple,
+                      policy.config.share_prompts ? Prompts::Shared : Prompts::Repeated);
+  const auto& sizes = policy.mesh.sizes;
+  if (sizes.ep == 1 && sizes.dp_shard == 1) return out;
+  auto& group = sizes.dp_shard > 1 ? *policy.mesh.data : *policy.mesh.ep;
+  auto most = at::full({1}, static_cast<std::int64_t>(out.size()), at::kLong);
+  group.all_reduce(most, distributed::Reduce::Max);
+  while (static_cast<std::int64_t>(out.size()) < *most.const_data_ptr<std::int64_t>())
+    out.push_back(empty_completions(settings.row_multiple));
+  return out;
+}
+
+Forward forward(const Policy& policy, const CompletionBatch& batch, bool keep_logits) {
+  const auto hidden_TD = policy.model.hidden_states(batch.batch);
+  auto hidden_SD = hidden_TD.index_select(0, batch.rows_S);
+  TokenLogprobs tokens(policy.model, hidden_SD.detach(), batch.targets_S, policy.config.temperature,
+                       policy.vocabulary, keep_logits);
+  return {std::move(hidden_SD), std::move(tokens)};
+}
+
+void measure(const Policy& policy, std::span<Rollout> rollouts, const StepSettings& settings,
+             std::vector<float> Rollout::*into, std::vector<float>* entropies) {
+  const at::NoGradGuard no_grad;
+  for (const auto& batch : completion_batches(policy, rollouts, settings)) {
+    const auto passed = forward(policy, batch, /*keep_logits=*/false);
+    const auto* logprob = passed.tokens.logprobs().const_data_ptr<float>();
+    for (std::size_t i = 0; i < batch.rollouts.size(); ++i)
+      (batch.rollouts[i]->*into).assign(logprob + batch.offsets[i], logprob + batch.offsets[i + 1]);
+    if (entropies == nullptr) continue;
+    const auto* entropy = passed.tokens.entropies().const_data_ptr<float>();
+    entropies->insert(entropies->end(), entropy, entropy + batch.offsets.back());
+  }
+}
+
+at::Tensor token_values(const CompletionBatch& batch, std::vector<float> Rollout::*from) {
+  std::vector<float> values;
+  for (const auto* rollout : batch.rollouts)
+    values.insert(values.end(), (rollout->*from).begin(), (rollout->*from).end());
+  if (values.empty()) return {};
+  return at::tensor(values, at::kFloat);
+}
+
+}  // namespace tailor::trainer

@@ -1,0 +1,160 @@
+#include "trainer/grpo/sampling.hpp"
+
+#include <ATen/ops/full.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "models/generation/engine.hpp"
+#include "trainer/sft/numeric_error.hpp"
+
+namespace tailor::trainer {
+namespace {
+
+models::GenerationOptions options_of(const Policy& policy, const GrpoTask& task,
+                                     const Drawing& drawing) {
+  const auto& config = policy.config;
+  models::GenerationOptions out;
+  out.sampling = {.temperature = drawing.temperature,
+                  .top_k = config.top_k,
+                  .top_p = config.top_p,
+                  .min_p = config.min_p,
+                  .repetition_penalty = config.repetition_penalty,
+                  .seed = drawing.seed};
+  out.stop_ids = task.stop_ids;
+  out.batch_size = config.rollout_batch_size;
+#if TAILOR_ENGINE_RANKS
+  const auto& mesh = policy.mesh;
+  if (mesh.sizes.ep > 1 || mesh.sizes.dp_shard > 1) {
+    auto* group = mesh.sizes.dp_shard > 1 ? mesh.data.get() : mesh.ep.get();
+    out.any_rank = [group](bool mine) {
+      auto flag = at::full({1}, mine ? 1 : 0, at::kLong);
+      group->all_reduce(flag, distributed::Reduce::Max);
+      return *flag.const_data_ptr<std::int64_t>() != 0;
+    };
+  }
+  if (auto* group = policy.vocabulary.group; group != nullptr)
+    out.whole_logits = [group](const at::Tensor& part_SV) {
+      return group->all_gather(part_SV.transpose(0, 1).contiguous()).transpose(0, 1).contiguous();
+    };
+#endif
+  return out;
+}
+
+std::vector<models::GenerationRequest> requests_of(const GrpoConfig& config,
+                                                   const std::vector<PromptRow>& rows,
+                                                   const std::vector<Planned>& planned,
+                                                   const Drawing& drawing) {
+  std::vector<models::GenerationRequest> out;
+  for (const auto& [group, row] : planned) {
+    models::GenerationRequest request;
+    request.prompt_ids = rows.at(static_cast<std::size_t>(row)).ids;
+    request.num_completions = drawing.num_generations;
+    request.max_new_tokens = config.max_completion_length;
+    request.min_new_tokens = config.min_new_tokens;
+    request.sequence =
+        static_cast<std::uint64_t>(drawing.first_sequence + group * drawing.num_generations);
+    out.push_back(std::move(request));
+  }
+  return out;
+}
+
+Rollout rollout_of(const models::Completion& completion, const Planned& planned,
+                   const GrpoConfig& config) {
+  Rollout out{.group = planned.group, .row = planned.row, .ids = completion.ids};
+  // A distribution that was cut or bent is not the one that the trainer's numbers are of.
+  const bool keeps = !config.shapes_distribution();
+  if (keeps) out.sampler_logprobs = completion.sampling_logprobs;
+  if (completion.end_token) {
+    out.ids.push_back(completion.end_token->id);
+    if (keeps) out.sampler_logprobs.push_back(completion.end_token->sampling_logprob);
+  }
+  const bool stopped = completion.finish_reason == models::FinishReason::Stop;
+  out.counts = stopped || !config.mask_truncated_completions;
+  return out;
+}
+
+/// Rows of the table that ranks add up: each holds its own samples, zeros elsewhere. Columns: for
+/// every reward whether it scored and what; then length, and whether it ended by itself.
+at::Tensor own_table(const GrpoTask& task, const Drawn& drawn, std::int64_t num_samples,
+                     std::int64_t num_generations, bool scores, std::vector<std::string>& faults) {
+  const auto columns = static_cast<std::int64_t>(2 * task.rewards.size() + 2);
+  auto table = at::zeros({num_samples, columns}, at::kDouble);
+  std::vector<double*> rows;
+  std::int64_t in_group = 0, group = -1;
+  for (const auto& rollout : drawn.rollouts) {
+    in_group = rollout.group == group ? in_group + 1 : 0;
+    group = rollout.group;
+    rows.push_back(table.mutable_data_ptr<double>() +
+                   (group * num_generations + in_group) * columns);
+  }
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    rows[i][columns - 2] = static_cast<double>(drawn.rollouts[i].size());
+    rows[i][columns - 1] = drawn.judged[i].stopped ? 1.0 : 0.0;
+  }
+  for (std::size_t f = 0; scores && f < task.rewards.size(); ++f) {
+    auto& reward = *task.rewards[f];
+    const auto result = reward.score(drawn.judged);
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      rows[i][2 * f] = result.values.at(i) ? 1.0 : 0.0;
+      rows[i][2 * f + 1] = result.values.at(i).value_or(0.0);
+    }
+    for (const auto& fault : result.faults)
+      faults.push_back(reward.config().name + ": sample " + std::to_string(fault.index) + ": " +
+                       fault.reason);
+  }
+  return table;
+}
+
+}  // namespace
+
+Drawn draw(const Policy& policy, const std::vector<PromptRow>& rows, const GrpoTask& task,
+           const std::vector<Planned>& planned, const Drawing& drawing) {
+  const auto requests = requests_of(policy.config, rows, planned, drawing);
+  std::vector<models::Completion> completions;
+  try {
+    completions = models::generate(policy.model, requests, options_of(policy, task, drawing));
+  } catch (const models::NonFiniteLogits& error) {
+    throw NumericError(error.what());
+  }
+  Drawn out;
+  for (std::size_t i = 0; i < completions.size(); ++i) {
+    const auto& completion = completions[i];
+    const auto& plan = planned[i / static_cast<std::size_t>(drawing.num_generations)];
+    const auto& row = rows.at(static_cast<std::size_t>(plan.row));
+    out.rollouts.push_back(rollout_of(completion, plan, policy.config));
+    out.judged.push_back(
+        {.prompt_json = row.prompt_json,
+         .completion = task.tokenizer->decode(completion.ids, /*skip_special_tokens=*/true),
+         .columns_json = row.columns_json,
+         .num_tokens = out.rollouts.back().size(),
+         .stopped = completion.finish_reason == models::FinishReason::Stop});
+  }
+  return out;
+}
+
+Judgement judge(const GrpoTask& task, const Drawn& drawn, std::int64_t num_groups,
+                std::int64_t num_generations, const distributed::Mesh& mesh) {
+  Judgement out;
+  const auto num_samples = num_groups * num_generations;
+  // Ranks of tp hold the same samples: one of them asks the rewards, which may have moods.
+  auto table =
+      own_table(task, drawn, num_samples, num_generations, mesh.tp->rank() == 0, out.faults);
+  mesh.tp->broadcast(table, 0);
+  mesh.data->all_reduce(table, distributed::Reduce::Sum);
+
+  const auto columns = table.size(1);
+  const auto* row = table.const_data_ptr<double>();
+  out.functions.resize(task.rewards.size());
+  for (std::int64_t i = 0; i < num_samples; ++i, row += columns) {
+    for (std::size_t f = 0; f < task.rewards.size(); ++f)
+      out.functions[f].push_back(row[2 * f] != 0.0 ? std::optional(row[2 * f + 1]) : std::nullopt);
+    out.lengths.push_back(row[columns - 2]);
+    out.stopped.push_back(row[columns - 1] != 0.0);
+  }
+  return out;
+}
+
+}  // namespace tailor::trainer

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "models/text/tokenizer.hpp"
+#include "trainer/grpo/advantages.hpp"
+#include "trainer/grpo/policy.hpp"
+#include "trainer/rewards/reward.hpp"
+
+namespace tailor::trainer {
+
+/// What GRPO is given beside the model: prompts, and what judges their completions.
+struct GrpoTask {
+  std::vector<PromptRow> train, eval;
+  std::shared_ptr<const models::text::Tokenizer> tokenizer;
+  std::vector<std::int64_t> stop_ids;  // tokens that end a completion
+  std::vector<std::unique_ptr<Reward>> rewards;
+};
+
+/// A group to sample: `group` within its batch, of row `row`.
+struct Planned {
+  std::int64_t group, row;
+};
+
+/// How completions are drawn.
+struct Drawing {
+  double temperature = 1.0;  // 0: greedy
+  std::int64_t num_generations = 8;
+  std::uint64_t seed = 0;
+  std::int64_t first_sequence = 0;  // random stream of the first completion of group 0
+};
+
+/// Completions with what the rewards are told of them, one a rollout.
+struct Drawn {
+  std::vector<Rollout> rollouts;
+  std::vector<Judged> judged;
+};
+
+/// Completes the prompts of the groups planned, `num_generations` each. The tokens are a function
+/// of (seed, group, number within it) and the weights, whatever else is sampled and on which rank.
+/// Collective over the ranks that share the model. Throws NumericError where logits are not finite.
+Drawn draw(const Policy& policy, const std::vector<PromptRow>& rows, const GrpoTask& task,
+           const std::vector<Planned>& planned, const Drawing& drawing);
+
+/// Scores of the samples of all ranks and what is counted of them, in the order of the groups.
+struct Judgement {
+  std::vector<RewardColumn> functions;  // one a reward
+  std::vector<double> lengths;          // tokens
+  std::vector<bool> stopped;            // ended by themselves
+  std::vector<std::string> faults;      // "numeric: sample 3: timed out after 10 s", of this rank
+};
+
+/// Scores `drawn`, this rank's part of num_groups groups, on one rank of those that hold the same
+/// samples, and shares the scores with all. Collective.
+Judgement judge(const GrpoTask& task, const Drawn& drawn, std::int64_t num_groups,
+                std::int64_t num_generations, const distributed::Mesh& mesh);
+
+}  // namespace tailor::trainer

@@ -1,0 +1,137 @@
+// S tokens of the completions of a batch.
+#include "trainer/grpo/update.hpp"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "trainer/grpo/sums.hpp"
+
+namespace tailor::trainer {
+namespace {
+
+at::Tensor mask_of(const CompletionBatch& batch) {
+  auto mask_S = at::zeros({batch.offsets.back()}, at::kFloat);
+  for (std::size_t i = 0; i < batch.rollouts.size(); ++i)
+    if (batch.rollouts[i]->counts)
+      mask_S.narrow(0, batch.offsets[i], batch.offsets[i + 1] - batch.offsets[i]).fill_(1.0);
+  return mask_S;
+}
+
+struct Counts {
+  double tokens = 0.0, sequences = 0.0;  // of all ranks
+  double own_tokens = 0.0;
+};
+
+/// Loss tokens and completions.
+Counts count(std::span<const Rollout> rollouts, distributed::Group& data) {
+  auto sums = at::zeros({2}, at::kDouble);
+  auto* sum = sums.mutable_data_ptr<double>();
+  for (const auto& rollout : rollouts) {
+    sum[0] += rollout.counts ? static_cast<double>(rollout.size()) : 0.0;
+    sum[1] += 1.0;
+  }
+  const double own = sum[0];
+  data.all_reduce(sums, distributed::Reduce::Sum);
+  return {.tokens = sum[0], .sequences = sum[1], .own_tokens = own};
+}
+
+/// bnpo takes the mean over each rank's tokens, and the mean of these; the others over all tokens.
+double loss_tokens(const Policy& policy, const Counts& counts) {
+  if (policy.config.loss_type != LossType::Bnpo) return counts.tokens;
+  return std::max(counts.own_tokens, 1.0) * static_cast<double>(policy.mesh.sizes.data());
+}
+
+/// One batch's forward, loss and backward.
+class Pass {
+ public:
+  Pass(const Policy& policy, Counts counts, Correction correction)
+      : policy_(policy),
+        counts_(counts),
+        correction_(correction),
+        normalizer_{.tokens = loss_tokens(policy, counts),
+                    .sequences = counts.sequences,
+                    .max_length = static_cast<double>(policy.config.max_completion_length)} {}
+
+  void operator()(const CompletionBatch& batch, UpdateReport& report) const {
+    auto passed = forward(policy_, batch, /*keep_logits=*/true);
+    report.num_tokens += batch.batch.num_tokens();
+    if (batch.rollouts.empty()) {  // other ranks need this one in their backward
+      passed.hidden_SD.sum().backward();
+      return;
+    }
+    const auto of = policy_batch(batch, passed.tokens);
+    const auto part = policy_loss(of, policy_.config, normalizer_);
+    const auto entropies_S = passed.tokens.entropies();
+    const double entropy = (entropies_S * of.mask_S).sum().item<double>();
+    report.loss += part.loss;
+    report.entropy += entropy;
+    report.policy += part.sums;
+    if (of.sampler_S.defined())
+      report.mismatch += mismatch_sums(of.offsets, of.mask_S, of.old_S, of.sampler_S, of.weights_S);
+
+    at::Tensor dentropies_S;
+    if (policy_.config.entropy_coef > 0.0) {
+      const double share = -policy_.config.entropy_coef / counts_.tokens;
+      dentropies_S = of.mask_S * share;
+      report.loss += share * entropy;
+    }
+    passed.hidden_SD.backward(passed.tokens.backward(part.dlogprobs_S, dentropies_S));
+  }
+
+ private:
+  PolicyBatch policy_batch(const CompletionBatch& batch, const TokenLogprobs& tokens) const {
+    PolicyBatch out;
+    out.offsets = batch.offsets;
+    for (const auto* rollout : batch.rollouts) out.advantages.push_back(rollout->advantage);
+    out.mask_S = mask_of(batch);
+    out.logprobs_S = tokens.logprobs();
+    out.sampler_S = token_values(batch, &Rollout::sampler_logprobs);
+    const auto old_S = token_values(batch, &Rollout::old_logprobs);
+    out.old_S = old_S.defined() ? old_S : out.logprobs_S;
+    if (correction_ == Correction::Bypass) out.old_S = out.sampler_S;
+    out.reference_S = token_values(batch, &Rollout::reference_logprobs);
+    out.policy_mask_S = token_values(batch, &Rollout::policy_mask);
+    if (out.sampler_S.defined())
+      out.weights_S = correction_weights(correction_, out.offsets, out.mask_S, out.old_S,
+                                         out.sampler_S, policy_.config.importance_sampling_clip_max,
+                                         policy_.config.importance_sampling_clip_min);
+    return out;
+  }
+
+  const Policy& policy_;
+  Counts counts_;
+  Correction correction_;
+  Normalizer normalizer_;
+};
+
+}  // namespace
+
+UpdateReport grpo_update(const Policy& policy, FlatParameters& trainable, AdamW& optimizer,
+                         std::span<Rollout> rollouts, const GradientSync& sync,
+                         const StepSettings& settings, Correction correction) {
+  trainable.gradients().zero_();
+  const auto counts = count(rollouts, sync.data());
+  if (counts.tokens == 0.0)
+    fail_step(settings.step,
+              "no completion is left in the loss: mask_truncated_completions left all of them out; "
+              "a larger grpo.max_completion_length may help");
+
+  UpdateReport report;
+  const Pass pass(policy, counts, correction);
+  for (const auto& batch : completion_batches(policy, rollouts, settings)) pass(batch, report);
+  add_over_ranks(report, sync.data());
+  report.num_loss_tokens = static_cast<std::int64_t>(counts.tokens);
+  report.entropy /= counts.tokens;
+  if (!std::isfinite(report.loss))
+    fail_step(settings.step, "the loss is " + std::to_string(report.loss));
+  report.grad_norm = apply_gradients(trainable, optimizer, sync, settings);
+  return report;
+}
+
+}  // namespace tailor::trainer
