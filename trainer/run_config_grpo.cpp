@@ -132,6 +132,11 @@ void read_correction(Section& grpo, GrpoConfig& config) {
   config.importance_sampling_clip_min =
       optional_number(grpo, "importance_sampling_clip_min", kNotNegative);
   config.mismatch_limit = grpo.number("mismatch_limit", config.mismatch_limit, kNotNegative);
+  const auto correction = config.importance_sampling_correction;
+  if (config.loss_type == LossType::Vespo &&
+      (correction == Correction::SequenceTruncate || correction == Correction::SequenceMask))
+    grpo.report("importance_sampling_correction",
+                "expected one of tokens with loss_type vespo, whose own weight is the sequence's");
   const bool corrects = config.importance_sampling_correction != Correction::Off &&
                         config.importance_sampling_correction != Correction::Auto;
   if (corrects && config.shapes_distribution())

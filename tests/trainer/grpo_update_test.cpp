@@ -8,6 +8,8 @@
 #include "distributed/group.hpp"
 #include "models/files/file_error.hpp"
 #include "models/files/pretrained.hpp"
+#include "models/files/safetensors.hpp"
+#include "peft/adapter_file.hpp"
 #include "trainer/parallel/placement.hpp"
 
 using namespace tailor;
@@ -133,6 +135,71 @@ TEST_CASE("at the first update ratios are 1 and the gradient is that of -A log p
   for (const auto& trainable : ordered_trainables(*bench.adapter))
     flat.push_back(trainable.value.grad().flatten());
   CHECK(distance(at::cat(flat), result.gradients) < 1e-5);
+}
+
+TEST_CASE("loss and gradients of a whole step are TRL's, prompts shared or not", "[grpo]") {
+  // Inputs and answers of scripts/golden/make_grpo_goldens.py.
+  const std::string name = GENERATE("step_dapo", "step_gspo");
+  const auto golden = models::open_safetensors(TAILOR_GOLDEN "/grpo/" + name + ".safetensors");
+  const auto integers = [&](const char* key) {
+    const auto x = golden->read(key, at::kLong);
+    return std::vector<std::int64_t>(x.const_data_ptr<std::int64_t>(),
+                                     x.const_data_ptr<std::int64_t>() + x.numel());
+  };
+  Bench bench;
+  bench.config.beta = 0.1;
+  if (name == "step_dapo") {
+    bench.config.temperature = 0.7;
+    bench.config.epsilon_high = 0.28;
+  } else {
+    bench.config.loss_type = LossType::Grpo;
+    bench.config.importance_sampling_level = RatioLevel::Sequence;
+    bench.config.epsilon = 0.02;
+    bench.config.use_bias_correction_kl = true;
+  }
+  bench.config.share_prompts = GENERATE(true, false);
+  bench.model = models::load_causal_lm(models::open_pretrained(TAILOR_GOLDEN "/tiny_llama"),
+                                       at::kFloat, models::kernels::Arithmetic::Float32);
+  const auto files = peft::read_adapter(TAILOR_GOLDEN "/peft/llama");
+  bench.adapter = std::make_unique<peft::LoraAdapter>(*bench.model, files.config, /*seed=*/0);
+  peft::load_factors(files, *bench.adapter);
+
+  const auto prompts = integers("prompt_ids"), prompt_offsets = integers("prompt_offsets"),
+             completions = integers("completion_ids"), offsets = integers("completion_offsets");
+  const auto part = [](const auto& of, std::int64_t begin, std::int64_t end) {
+    return std::vector(of.begin() + begin, of.begin() + end);
+  };
+  bench.rows.clear();
+  for (std::size_t p = 0; p + 1 < prompt_offsets.size(); ++p)
+    bench.rows.push_back({part(prompts, prompt_offsets[p], prompt_offsets[p + 1]), "", "{}"});
+  const auto advantages = golden->read("advantages", at::kDouble);
+  const auto old = golden->read("old", at::kFloat),
+             reference = golden->read("reference", at::kFloat);
+  std::vector<Rollout> rollouts;
+  for (std::int64_t i = 0; i + 1 < static_cast<std::int64_t>(offsets.size()); ++i) {
+    const auto begin = offsets[static_cast<std::size_t>(i)],
+               end = offsets[static_cast<std::size_t>(i) + 1];
+    const auto values = [&](const at::Tensor& x) {
+      return std::vector<float>(x.const_data_ptr<float>() + begin, x.const_data_ptr<float>() + end);
+    };
+    rollouts.push_back({.group = i / 4,
+                        .row = i / 4,
+                        .ids = part(completions, begin, end),
+                        .advantage = advantages[i].item<double>(),
+                        .old_logprobs = values(old),
+                        .reference_logprobs = values(reference)});
+  }
+  const auto found = bench.update(rollouts);
+  CHECK(found.report.loss ==
+        Approx(golden->read("loss.0", at::kFloat).item<double>()).epsilon(1e-5).margin(1e-6));
+  std::int64_t begin = 0;
+  for (const auto& trainable : ordered_trainables(*bench.adapter)) {
+    const auto expected = golden->read("gradient.0." + trainable.keys.front(), at::kFloat);
+    const auto mine = found.gradients.narrow(0, begin, expected.numel()).view(expected.sizes());
+    begin += expected.numel();
+    const double size = std::max(1.0, expected.abs().max().item<double>());
+    CHECK(distance(mine, expected) < 1e-5 * size);
+  }
 }
 
 TEST_CASE("completions left out of the loss take no part in it", "[grpo]") {

@@ -157,7 +157,7 @@ TEST_CASE("an event file holds version, session start and the steps", "[metrics]
                                .loss = 0.25,
                                .mean_token_accuracy = 0.5,
                                .num_tokens = 5'000'000'000,
-                               .more = {{"histogram", std::vector<double>{1.0, 2.0}}}}));
+                               .more = {{"histogram", Histogram{{0.0, 1.0}, {2}}}}}));
   log.write(fields(EvalMetrics{.step = 300, .eval_loss = 1.5}));
   const auto all = records(log.path());
   REQUIRE(all.size() == 4);

@@ -53,6 +53,10 @@ if(TAILOR_MPI)
            ${MPIEXEC_EXECUTABLE} --oversubscribe ${MPIEXEC_NUMPROC_FLAG})
   set_tests_properties(trainer/ranks PROPERTIES TIMEOUT 600 PROCESSORS 2 LABELS "trainer;mpi"
                        ENVIRONMENT "PYTHONDONTWRITEBYTECODE=1;${TAILOR_MPI_ENVIRONMENT}")
+  add_test(NAME trainer/grpo_ranks COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/trainer/grpo_ranks_test.py
+           $<TARGET_FILE:tailor> ${PROJECT_SOURCE_DIR}/tests/golden ${MPIEXEC_EXECUTABLE} --oversubscribe ${MPIEXEC_NUMPROC_FLAG})
+  set_tests_properties(trainer/grpo_ranks PROPERTIES TIMEOUT 600 PROCESSORS 2 LABELS "trainer;mpi"
+                       ENVIRONMENT "PYTHONDONTWRITEBYTECODE=1;${TAILOR_MPI_ENVIRONMENT}")
 endif()
 add_test(NAME trainer/smoke COMMAND ${PROJECT_SOURCE_DIR}/scripts/smoke.sh $<TARGET_FILE:tailor> 1 2)
 set_tests_properties(trainer/smoke PROPERTIES TIMEOUT 120 PROCESSORS 2 LABELS "trainer;mpi")

@@ -47,16 +47,15 @@ void add_histogram(std::vector<Metric>& out, const RewardColumn& rewards) {
   if (values.empty()) return;
   const auto [mean, least, most] = extent(values);
   const double width = most > least ? (most - least) / kHistogramBins : 1.0;
-  std::vector<double> edges, counts(kHistogramBins, 0.0);
+  Histogram histogram{.edges = {}, .counts = std::vector<std::int64_t>(kHistogramBins, 0)};
   for (std::int64_t i = 0; i <= kHistogramBins; ++i)
-    edges.push_back(least + width * static_cast<double>(i));
+    histogram.edges.push_back(least + width * static_cast<double>(i));
   for (const double value : values) {
     const auto bin =
         std::min(static_cast<std::int64_t>((value - least) / width), kHistogramBins - 1);
-    counts[static_cast<std::size_t>(bin)] += 1.0;
+    ++histogram.counts[static_cast<std::size_t>(bin)];
   }
-  out.push_back({"reward_histogram/edges", std::move(edges)});
-  out.push_back({"reward_histogram/counts", std::move(counts)});
+  out.push_back({"reward_histogram", std::move(histogram)});
 }
 
 /// Every rank's values of its own samples, shared; zeros where no rank has one.

@@ -34,10 +34,13 @@ std::string json_number(double value) {
 
 std::string json_value(double value) { return json_number(value); }
 std::string json_value(std::int64_t value) { return std::to_string(value); }
-std::string json_value(const std::vector<double>& values) {
-  std::string out;
-  for (const double value : values) out += (out.empty() ? "" : ", ") + json_number(value);
-  return "[" + out + "]";
+std::string json_value(const Histogram& histogram) {
+  const auto list = [](const auto& values) {
+    std::string out;
+    for (const auto value : values) out += (out.empty() ? "" : ", ") + json_value(value);
+    return "[" + out + "]";
+  };
+  return "{\"edges\": " + list(histogram.edges) + ", \"counts\": " + list(histogram.counts) + "}";
 }
 
 }  // namespace

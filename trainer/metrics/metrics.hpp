@@ -9,13 +9,19 @@
 
 namespace tailor::trainer {
 
+/// counts[i] values lie from edges[i] up to edges[i + 1].
+struct Histogram {
+  std::vector<double> edges;
+  std::vector<std::int64_t> counts;
+};
+
 /// A named figure as metrics.jsonl has it; TensorBoard gets the numbers alone.
 struct Metric {
   std::string name;
-  std::variant<std::int64_t, double, std::vector<double>> value;
+  std::variant<std::int64_t, double, Histogram> value;
 
-  bool is_number() const { return !std::holds_alternative<std::vector<double>>(value); }
-  double number() const {  // NaN for a list
+  bool is_number() const { return !std::holds_alternative<Histogram>(value); }
+  double number() const {  // NaN for a histogram
     if (const auto* integer = std::get_if<std::int64_t>(&value))
       return static_cast<double>(*integer);
     const auto* real = std::get_if<double>(&value);

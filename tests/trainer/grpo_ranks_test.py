@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+"""GRPO under mpirun: every layout samples the same tokens, gives them the same rewards and trains alike.
+
+    grpo_ranks_test.py PROGRAM GOLDEN MPIEXEC...
+
+GOLDEN holds tiny_llama and tiny_qwen3_moe, MPIEXEC ends with the option in front of the number of ranks.
+"""
+
+import json
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+
+from program import expect
+
+COMPLETIONS = 16  # a step, over all ranks
+
+JOB = """\
+task: grpo
+model: {{name_or_path: {model}, dtype: float32}}
+peft: {{r: 4, lora_alpha: 8, init_lora_weights: false}}
+data:
+  train: [{{path: prompts.jsonl}}]
+  eval: [{{path: prompts.jsonl}}]
+grpo: {{num_generations: 4, max_completion_length: 10, beta: 0.02, num_iterations: 2}}
+rewards: [{{name: regex, pattern: "[aeiou]"}}]
+train: {{learning_rate: 1.0e-3, max_steps: 6, lr_scheduler_type: constant, threads: 1}}
+output: {{dir: {name}, save_steps: 3, eval_steps: 3}}
+"""
+
+# Ranks, and the settings that spread the job over them.
+LAYOUTS = {
+    "tiny_llama": {"dp2": (2, {}), "tp2": (2, {"tensor_parallel_size": 2}), "dp_shard2": (2, {"dp_shard_size": 2})},
+    "tiny_qwen3_moe": {"dp2": (2, {}), "ep2": (2, {"expert_parallel_size": 2})},
+}
+
+
+def write_prompts(folder):
+    rng = random.Random(5)
+    with open(folder / "prompts.jsonl", "w") as out:
+        for _ in range(9):  # an odd number: ranks evaluate unequal shares
+            words = " ".join(rng.choice(["one", "two", "three", "four"]) for _ in range(rng.randrange(1, 9)))
+            out.write(json.dumps({"prompt": words}) + "\n")
+
+
+def run(program, mpiexec, folder, model, name, ranks, sizes):
+    job = folder / f"{name}.yaml"
+    job.write_text(JOB.format(model=json.dumps(str(model)), name=name))
+    data_ranks = ranks // sizes.get("tensor_parallel_size", 1)
+    settings = {f"parallel.{key}": value for key, value in sizes.items()}
+    settings["train.per_device_train_batch_size"] = COMPLETIONS // data_ranks
+    command = [*mpiexec, str(ranks)] if ranks > 1 else []
+    command += [str(program), "train", str(job)]
+    command += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    if done.returncode != 0:
+        sys.exit(f"{name}: code {done.returncode}\n{done.stderr}")
+    read = lambda file: [json.loads(line) for line in (folder / name / file).read_text().splitlines()]  # noqa: E731
+    return read("completions.jsonl"), read("metrics.jsonl")
+
+
+def close(a, b, tolerance=1e-4):
+    return abs(a - b) <= tolerance * max(1.0, abs(a))
+
+
+def compare(name, found, expected):
+    samples, metrics = found
+    order = lambda sample: (sample["step"], sample["group"])  # noqa: E731
+    mine, theirs = sorted(samples, key=order), sorted(expected[0], key=order)
+    expect(len(mine) == len(theirs), f"{name}: {len(theirs)} samples, found {len(mine)}")
+    for a, b in zip(mine, theirs):
+        same = all(a[key] == b[key] for key in ("prompt", "completion", "reward", "num_tokens", "finish_reason"))
+        expect(same and close(a["advantage"], b["advantage"]), f"{name}: the same sample as on one rank:\n{a}\n{b}")
+    expect(len(metrics) == len(expected[1]), f"{name}: as many lines of metrics")
+    for a, b in zip(metrics, expected[1]):
+        for key in ("loss", "grad_norm", "kl", "entropy", "reward", "clip_ratio/region_mean", "eval_reward"):
+            expect(key not in b or close(b[key], a[key]), f"{name}: step {b['step']}: {key}: {b[key]} and {a[key]}")
+    worst = max(line["mismatch/max_difference"] for line in metrics if line.get("clip_ratio/region_mean") == 0.0)
+    print(f"{name}: {len(mine)} samples alike, log-probabilities of sampler and trainer within {worst:.1e}")
+
+
+def main(program, golden, mpiexec):
+    with tempfile.TemporaryDirectory(prefix="tailor-grpo-ranks-") as name:
+        folder = pathlib.Path(name)
+        write_prompts(folder)
+        for model, layouts in LAYOUTS.items():
+            one = run(program, mpiexec, folder, golden / model, f"{model}-1", 1, {})
+            spread = {sample["reward"] for sample in one[0]}
+            expect(len(spread) > 1, f"{model}: rewards differ, so that something is learnt: {spread}")
+            for layout, (ranks, sizes) in layouts.items():
+                label = f"{model}-{layout}"
+                compare(label, run(program, mpiexec, folder, golden / model, label, ranks, sizes), one)
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]).resolve(), sys.argv[3:])
