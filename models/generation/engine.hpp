@@ -7,6 +7,7 @@
 
 #include "models/families/causal_lm.hpp"
 #include "models/generation/sampler.hpp"
+#include "models/layers/kv_cache.hpp"
 
 namespace tailor::models {
 
@@ -14,11 +15,10 @@ enum class FinishReason { Stop, Length };
 
 struct GenerationRequest {
   std::vector<std::int64_t> prompt_ids;
-  std::int64_t num_completions = 1;   // of this prompt
+  std::int64_t num_completions = 1;   // of this prompt, which is computed once for all of them
   std::int64_t max_new_tokens = 256;  // fewer where the model's positions end
   std::int64_t min_new_tokens = 0;    // end tokens cannot be chosen before
-  std::uint64_t sequence =
-      0;  // number of the first completion's random stream; the next ones follow
+  std::uint64_t sequence = 0;         // random stream of the first completion; the others' follow
 };
 
 struct Completion {
@@ -35,7 +35,19 @@ struct GenerationOptions {
   SamplingConfig sampling;
   std::vector<std::int64_t> stop_ids;  // end tokens; empty: run to the length limit
   std::int64_t batch_size = 8;         // sequences decoded together
-  std::int64_t prefill_tokens = 1024;  // prompt tokens computed in one forward
+  /// Tokens of prompts computed in one forward, beside one token of every running completion.
+  std::int64_t prefill_tokens = 1024;
+  /// Tokens whose keys and values are held at a time, in blocks; 0: as many as batch_size sequences
+  /// can have. Where it runs out, prompts wait, and the youngest completions are put back and
+  /// computed again later.
+  std::int64_t cache_tokens = 0;
+  std::int64_t cache_block_size = KvCache::kBlockSize;
+
+  /// Where every forward needs all ranks (sharded weights, experts on other ranks): whether any of
+  /// them has work, asked by all at every step. A rank without work computes a dummy token along.
+  std::function<bool(bool has_work)> any_rank;
+  /// Where lm_head answers this rank's part of the vocabulary: (S, part of V) -> (S, V).
+  std::function<at::Tensor(const at::Tensor& logits_SV)> whole_logits;
 };
 
 /// Called for every new token but an end token, in the order of each completion; answering false
@@ -45,10 +57,12 @@ using OnToken = std::function<bool(std::size_t completion, const Sampled& token)
 /// Called once a completion, as soon as it is whole.
 using OnCompletion = std::function<void(std::size_t index, const Completion& completion)>;
 
-/// Continuous batching: prompts enter as slots fall free, decoded sequences advance together. The
-/// completions are numbered as for OnToken and do not depend on the batch size beyond rounding.
-/// Runs without autograd. Throws c10::ValueError for a prompt that is empty, exceeds the model's
-/// positions or has ids beyond its vocabulary, NonFiniteLogits where logits are not finite.
+/// Continuous batching: prompts enter as places fall free, piece by piece where they are long, and
+/// running completions advance by a token in every forward. The answers are numbered as for OnToken
+/// and do not depend on the options of scheduling and memory beyond rounding. Runs without
+/// autograd. Throws c10::ValueError for a prompt that is empty, exceeds the model's positions, has
+/// ids beyond its vocabulary or could never fit into the cache; NonFiniteLogits where logits are
+/// not finite.
 std::vector<Completion> generate(const CausalLM& model,
                                  const std::vector<GenerationRequest>& requests,
                                  const GenerationOptions& options, const OnToken& on_token = {},

@@ -2,7 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/softmax.h>
@@ -15,7 +15,8 @@
 
 #include "models/kernels/lanes.hpp"
 
-// T tokens, N query heads, K key heads, G query heads a key head, C capacity, H head width
+// T tokens, N query heads, K key heads, G query heads a key head, B blocks, P positions of a block,
+// H head width
 namespace tailor::models::kernels {
 namespace {
 
@@ -24,37 +25,51 @@ constexpr std::int64_t kTokensATask = 8;  // of one sequence: they share what th
 /// One token of one key head: G query rows against `length` keys.
 template <typename Cache>
 struct Query {
-  const float* q;  // (G, H), scaled
-  const Cache *keys, *values;
-  std::int64_t key_stride, value_stride;  // elements between positions
+  const float* q;              // (G, H), scaled
+  const Cache *keys, *values;  // of this head, in block 0
+  const std::int64_t* blocks;
+  std::int64_t block_size, block_stride;  // positions; elements between blocks
   std::int64_t length, head_dim;
   float* scores;  // (G, length), scratch
   float* out;     // (G, H)
 };
 
+/// The row of x at position c, which begins a block, and the block's end.
+template <typename Cache>
+[[gnu::always_inline]] inline const Cache* row_at(const Query<Cache>& query, const Cache* x,
+                                                  std::int64_t c) {
+  return x + query.blocks[c / query.block_size] * query.block_stride;
+}
+template <typename Cache>
+[[gnu::always_inline]] inline std::int64_t end_of_block(const Query<Cache>& query, std::int64_t c) {
+  return std::min(c + query.block_size, query.length);
+}
+
 /// scores[g][c] = q[g] . keys[c], kHeads query heads at a time.
 template <int kLanes, int kHeads, typename Cache>
 [[gnu::always_inline]] inline void score(const Query<Cache>& query, std::int64_t g) {
   const auto whole = query.head_dim - query.head_dim % kLanes;
-  for (std::int64_t c = 0; c < query.length; ++c) {
-    const Cache* key = query.keys + c * query.key_stride;
-    Lanes<kLanes> sums[kHeads] = {};
-    for (std::int64_t h = 0; h < whole; h += kLanes) {
-      Lanes<kLanes> k;
-      load<kLanes>(key + h, k);
+  for (std::int64_t c = 0; c < query.length;) {
+    const Cache* key = row_at(query, query.keys, c);
+    for (const auto end = end_of_block(query, c); c < end; ++c, key += query.head_dim) {
+      Lanes<kLanes> sums[kHeads] = {};
+      for (std::int64_t h = 0; h < whole; h += kLanes) {
+        Lanes<kLanes> k;
+        load<kLanes>(key + h, k);
+#pragma GCC unroll 4
+        for (int head = 0; head < kHeads; ++head) {
+          Lanes<kLanes> q;
+          load<kLanes>(query.q + (g + head) * query.head_dim + h, q);
+          sums[head] += q * k;
+        }
+      }
 #pragma GCC unroll 4
       for (int head = 0; head < kHeads; ++head) {
-        Lanes<kLanes> q;
-        load<kLanes>(query.q + (g + head) * query.head_dim + h, q);
-        sums[head] += q * k;
+        float total = sum<kLanes>(sums[head]);
+        for (auto h = whole; h < query.head_dim; ++h)
+          total += query.q[(g + head) * query.head_dim + h] * static_cast<float>(key[h]);
+        query.scores[(g + head) * query.length + c] = total;
       }
-    }
-#pragma GCC unroll 4
-    for (int head = 0; head < kHeads; ++head) {
-      float total = sum<kLanes>(sums[head]);
-      for (auto h = whole; h < query.head_dim; ++h)
-        total += query.q[(g + head) * query.head_dim + h] * static_cast<float>(key[h]);
-      query.scores[(g + head) * query.length + c] = total;
     }
   }
 }
@@ -92,16 +107,18 @@ template <int kLanes, int kHeads, int kWidth, typename Cache>
 [[gnu::always_inline]] inline void mix(const Query<Cache>& query, std::int64_t g, std::int64_t h,
                                        const float* scales) {
   Lanes<kLanes> sums[kHeads][kWidth] = {};
-  for (std::int64_t c = 0; c < query.length; ++c) {
-    const Cache* value = query.values + c * query.value_stride + h;
-    Lanes<kLanes> v[kWidth];
+  for (std::int64_t c = 0; c < query.length;) {
+    const Cache* value = row_at(query, query.values + h, c);
+    for (const auto end = end_of_block(query, c); c < end; ++c, value += query.head_dim) {
+      Lanes<kLanes> v[kWidth];
 #pragma GCC unroll 4
-    for (int w = 0; w < kWidth; ++w) load<kLanes>(value + w * kLanes, v[w]);
+      for (int w = 0; w < kWidth; ++w) load<kLanes>(value + w * kLanes, v[w]);
 #pragma GCC unroll 4
-    for (int head = 0; head < kHeads; ++head) {
-      const float weight = query.scores[(g + head) * query.length + c];
+      for (int head = 0; head < kHeads; ++head) {
+        const float weight = query.scores[(g + head) * query.length + c];
 #pragma GCC unroll 4
-      for (int w = 0; w < kWidth; ++w) sums[head][w] += v[w] * weight;
+        for (int w = 0; w < kWidth; ++w) sums[head][w] += v[w] * weight;
+      }
     }
   }
 #pragma GCC unroll 4
@@ -118,9 +135,12 @@ template <typename Cache>
 [[gnu::always_inline]] inline void mix_one(const Query<Cache>& query, std::int64_t g,
                                            std::int64_t h, float scale) {
   float total = 0;
-  for (std::int64_t c = 0; c < query.length; ++c)
-    total += query.scores[g * query.length + c] *
-             static_cast<float>(query.values[c * query.value_stride + h]);
+  for (std::int64_t c = 0; c < query.length;) {
+    const Cache* value = row_at(query, query.values + h, c);
+    for (const auto end = end_of_block(query, c); c < end; ++c, value += query.head_dim) {
+      total += query.scores[g * query.length + c] * static_cast<float>(*value);
+    }
+  }
   query.out[g * query.head_dim + h] = total * scale;
 }
 
@@ -176,12 +196,11 @@ struct Scratch {
 };
 
 template <typename Cache, typename X>
-void run(const Task& task, const Shape& shape, const X* q, X* out, float scale, Isa isa,
-         Scratch& scratch) {
+void run(const Task& task, const CacheBlocks& cache, const Shape& shape, const X* q, X* out,
+         float scale, Isa isa, Scratch& scratch) {
   const auto& sequence = *task.sequence;
   const auto group = shape.group(), size = group * shape.head_dim;
-  const auto& keys = sequence.keys_CKH;
-  const auto& values = sequence.values_CKH;
+  const auto& keys = cache.keys_BKPH;
   scratch.q.resize(static_cast<std::size_t>(size));
   scratch.out.resize(static_cast<std::size_t>(size));
   for (auto t = task.begin; t < task.end; ++t) {
@@ -190,15 +209,17 @@ void run(const Task& task, const Shape& shape, const X* q, X* out, float scale, 
     scratch.scores.resize(static_cast<std::size_t>(group * length));
     std::transform(q + row, q + row + size, scratch.q.begin(),
                    [scale](X x) { return static_cast<float>(x) * scale; });
-    const Query<Cache> query{scratch.q.data(),
-                             keys.const_data_ptr<Cache>() + task.key_head * keys.stride(1),
-                             values.const_data_ptr<Cache>() + task.key_head * values.stride(1),
-                             keys.stride(0),
-                             values.stride(0),
-                             length,
-                             shape.head_dim,
-                             scratch.scores.data(),
-                             scratch.out.data()};
+    const Query<Cache> query{
+        scratch.q.data(),
+        keys.const_data_ptr<Cache>() + task.key_head * keys.stride(1),
+        cache.values_BKPH.const_data_ptr<Cache>() + task.key_head * keys.stride(1),
+        sequence.blocks.data(),
+        keys.size(2),
+        keys.stride(0),
+        length,
+        shape.head_dim,
+        scratch.scores.data(),
+        scratch.out.data()};
     if (isa == Isa::Portable)
       portable(query, group);
     else if (isa == Isa::Avx2)
@@ -210,78 +231,98 @@ void run(const Task& task, const Shape& shape, const X* q, X* out, float scale, 
   }
 }
 
-bool is_slot(const at::Tensor& slot, const CachedSequence& sequence, std::int64_t head_dim) {
-  return slot.dim() == 3 && slot.size(0) >= sequence.start + sequence.count &&
-         slot.size(2) == head_dim && (slot.stride(2) == 1 || head_dim == 1) &&
-         (slot.scalar_type() == at::kFloat || slot.scalar_type() == at::kBFloat16);
+bool are_blocks(const CacheBlocks& cache) {
+  const auto& keys = cache.keys_BKPH;
+  const auto& values = cache.values_BKPH;
+  return keys.dim() == 4 && keys.sizes() == values.sizes() && keys.is_contiguous() &&
+         values.is_contiguous() && keys.scalar_type() == values.scalar_type() &&
+         (keys.scalar_type() == at::kFloat || keys.scalar_type() == at::kBFloat16);
 }
 
-void check(const at::Tensor& x, std::span<const CachedSequence> sequences, const char* name) {
-  TORCH_CHECK_VALUE(
-      x.dim() == 3 && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16), name,
-      ": expected (tokens, heads, width) in float32 or bfloat16, found ", x.sizes(), " in ",
-      x.scalar_type());
+bool are_held(const CachedSequence& s, const CacheBlocks& cache) {
+  const auto block_size = cache.keys_BKPH.size(2);
+  return static_cast<std::int64_t>(s.blocks.size()) * block_size >= s.start + s.count &&
+         std::ranges::all_of(s.blocks, [&](std::int64_t block) {
+           return block >= 0 && block < cache.keys_BKPH.size(0);
+         });
+}
+
+void check(const at::Tensor& x, const CacheBlocks& cache, std::span<const CachedSequence> sequences,
+           const char* name) {
+  TORCH_CHECK_VALUE(are_blocks(cache), name,
+                    ": blocks of keys and values are (blocks, key heads, positions, width), "
+                    "contiguous, both in float32 or bfloat16, found ",
+                    cache.keys_BKPH.sizes(), " and ", cache.values_BKPH.sizes());
+  TORCH_CHECK_VALUE(x.dim() == 3 && x.size(2) == cache.keys_BKPH.size(3) &&
+                        (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16),
+                    name, ": expected (tokens, heads, ", cache.keys_BKPH.size(3),
+                    ") in float32 or bfloat16, found ", x.sizes(), " in ", x.scalar_type());
   for (const auto& s : sequences) {
     TORCH_CHECK_VALUE(
         s.begin >= 0 && s.count >= 0 && s.start >= 0 && s.begin + s.count <= x.size(0), name,
         ": rows ", s.begin, " to ", s.begin + s.count, " at position ", s.start, " of ", x.size(0),
         " rows");
-    TORCH_CHECK_VALUE(
-        is_slot(s.keys_CKH, s, x.size(2)) && is_slot(s.values_CKH, s, x.size(2)) &&
-            s.keys_CKH.sizes() == s.values_CKH.sizes() &&
-            s.keys_CKH.scalar_type() == s.values_CKH.scalar_type() &&
-            s.keys_CKH.scalar_type() == sequences[0].keys_CKH.scalar_type() &&
-            s.keys_CKH.size(1) == sequences[0].keys_CKH.size(1),
-        name, ": slots are (capacity, key heads, width), of one dtype and wide enough, found ",
-        s.keys_CKH.sizes(), " and ", s.values_CKH.sizes(), " for ", s.start + s.count,
-        " positions of ", x.sizes());
+    TORCH_CHECK_VALUE(are_held(s, cache), name, ": ", s.blocks.size(), " blocks of ",
+                      cache.keys_BKPH.size(2), " positions do not hold ", s.start + s.count);
   }
 }
 
-void copy_rows(const at::Tensor& from_TKH, const at::Tensor& to_CKH, const CachedSequence& s) {
-  const auto head_dim = from_TKH.size(2);
+void copy_rows(const at::Tensor& from_TKH, const at::Tensor& to_BKPH, const CachedSequence& s) {
+  const auto head_dim = from_TKH.size(2), block_size = to_BKPH.size(2);
   const auto copy = [&]<typename From, typename To>(const From* from, To* to) {
-    for (std::int64_t t = 0; t < s.count; ++t)
+    for (std::int64_t t = 0; t < s.count; ++t) {
+      const auto position = s.start + t;
+      const auto block = s.blocks[static_cast<std::size_t>(position / block_size)];
       for (std::int64_t head = 0; head < from_TKH.size(1); ++head) {
         const auto* source = from + (s.begin + t) * from_TKH.stride(0) + head * from_TKH.stride(1);
-        auto* target = to + (s.start + t) * to_CKH.stride(0) + head * to_CKH.stride(1);
+        auto* target = to + block * to_BKPH.stride(0) + head * to_BKPH.stride(1) +
+                       position % block_size * head_dim;
         for (std::int64_t h = 0; h < head_dim; ++h)
           target[h] = static_cast<To>(static_cast<float>(source[h]));
       }
+    }
   };
-  const auto to_slot = [&](const auto* from) {
-    if (to_CKH.scalar_type() == at::kFloat)
-      copy(from, to_CKH.data_ptr<float>());
+  const auto to_blocks = [&](const auto* from) {
+    if (to_BKPH.scalar_type() == at::kFloat)
+      copy(from, to_BKPH.data_ptr<float>());
     else
-      copy(from, to_CKH.data_ptr<c10::BFloat16>());
+      copy(from, to_BKPH.data_ptr<c10::BFloat16>());
   };
   if (from_TKH.scalar_type() == at::kFloat)
-    to_slot(from_TKH.const_data_ptr<float>());
+    to_blocks(from_TKH.const_data_ptr<float>());
   else
-    to_slot(from_TKH.const_data_ptr<c10::BFloat16>());
+    to_blocks(from_TKH.const_data_ptr<c10::BFloat16>());
+}
+
+/// Positions 0 ... length - 1 as one tensor (length, K, H), in float64.
+at::Tensor gathered(const at::Tensor& x_BKPH, const CachedSequence& s, std::int64_t length) {
+  std::vector<at::Tensor> blocks;
+  for (const auto block : s.blocks) blocks.push_back(x_BKPH[block].transpose(0, 1));
+  return at::cat(blocks).narrow(0, 0, length).to(at::kDouble);
 }
 
 }  // namespace
 
-void append_to_cache(const at::Tensor& k_TKH, const at::Tensor& v_TKH,
+void append_to_cache(const at::Tensor& k_TKH, const at::Tensor& v_TKH, const CacheBlocks& cache,
                      std::span<const CachedSequence> sequences) {
-  check(k_TKH, sequences, "append_to_cache");
-  check(v_TKH, sequences, "append_to_cache");
-  TORCH_CHECK_VALUE(sequences.empty() || (k_TKH.size(1) == sequences[0].keys_CKH.size(1) &&
-                                          v_TKH.size(1) == sequences[0].keys_CKH.size(1)),
-                    "append_to_cache: ", k_TKH.size(1), " key heads do not fit the slots");
+  check(k_TKH, cache, sequences, "append_to_cache");
+  check(v_TKH, cache, sequences, "append_to_cache");
+  const auto num_key_heads = cache.keys_BKPH.size(1);
+  TORCH_CHECK_VALUE(k_TKH.size(1) == num_key_heads && v_TKH.size(1) == num_key_heads,
+                    "append_to_cache: ", k_TKH.size(1), " key heads, the blocks have ",
+                    num_key_heads);
   const auto k = k_TKH.stride(2) == 1 ? k_TKH : k_TKH.contiguous();
   const auto v = v_TKH.stride(2) == 1 ? v_TKH : v_TKH.contiguous();
   for (const auto& sequence : sequences) {
-    copy_rows(k, sequence.keys_CKH, sequence);
-    copy_rows(v, sequence.values_CKH, sequence);
+    copy_rows(k, cache.keys_BKPH, sequence);
+    copy_rows(v, cache.values_BKPH, sequence);
   }
 }
 
-at::Tensor cached_attention(const at::Tensor& q_TNH, std::span<const CachedSequence> sequences,
-                            double scale, Isa isa) {
-  check(q_TNH, sequences, "cached_attention");
-  const auto num_key_heads = sequences.empty() ? q_TNH.size(1) : sequences[0].keys_CKH.size(1);
+at::Tensor cached_attention(const at::Tensor& q_TNH, const CacheBlocks& cache,
+                            std::span<const CachedSequence> sequences, double scale, Isa isa) {
+  check(q_TNH, cache, sequences, "cached_attention");
+  const auto num_key_heads = cache.keys_BKPH.size(1);
   TORCH_CHECK_VALUE(num_key_heads > 0 && q_TNH.size(1) % num_key_heads == 0,
                     "cached_attention: ", q_TNH.size(1), " query heads do not share ",
                     num_key_heads, " key heads");
@@ -299,7 +340,7 @@ at::Tensor cached_attention(const at::Tensor& q_TNH, std::span<const CachedSeque
   const auto num_tasks = static_cast<std::int64_t>(tasks.size());
   const auto q = q_TNH.contiguous();
   auto out_TNH = at::empty(q.sizes(), q.options());
-  const bool is_float = !tasks.empty() && sequences[0].keys_CKH.scalar_type() == at::kFloat;
+  const bool is_float = cache.keys_BKPH.scalar_type() == at::kFloat;
   constexpr std::int64_t kWorkAThread = 16384;  // below, waking a thread costs more
   const auto grain = 1 + kWorkAThread * num_tasks / (work + 1);
   const auto run_all = [&]<typename X>(const X* q_data, X* out) {
@@ -308,9 +349,10 @@ at::Tensor cached_attention(const at::Tensor& q_TNH, std::span<const CachedSeque
       for (auto i = begin; i < end; ++i) {
         const auto& task = tasks[static_cast<std::size_t>(i)];
         if (is_float)
-          run<float>(task, shape, q_data, out, static_cast<float>(scale), isa, scratch);
+          run<float>(task, cache, shape, q_data, out, static_cast<float>(scale), isa, scratch);
         else
-          run<c10::BFloat16>(task, shape, q_data, out, static_cast<float>(scale), isa, scratch);
+          run<c10::BFloat16>(task, cache, shape, q_data, out, static_cast<float>(scale), isa,
+                             scratch);
       }
     });
   };
@@ -321,19 +363,18 @@ at::Tensor cached_attention(const at::Tensor& q_TNH, std::span<const CachedSeque
   return out_TNH;
 }
 
-at::Tensor cached_attention_reference(const at::Tensor& q_TNH,
+at::Tensor cached_attention_reference(const at::Tensor& q_TNH, const CacheBlocks& cache,
                                       std::span<const CachedSequence> sequences, double scale) {
   auto out_TNH = at::empty(q_TNH.sizes(), q_TNH.options().dtype(at::kDouble));
+  const auto num_key_heads = cache.keys_BKPH.size(1);
   for (const auto& s : sequences)
     for (std::int64_t t = 0; t < s.count; ++t) {
-      const auto group = q_TNH.size(1) / s.keys_CKH.size(1);
       const auto length = s.start + t + 1;
-      const auto k_KHC = s.keys_CKH.narrow(0, 0, length).to(at::kDouble).permute({1, 2, 0});
-      const auto v_KCH = s.values_CKH.narrow(0, 0, length).to(at::kDouble).transpose(0, 1);
-      const auto q_KGH =
-          q_TNH[s.begin + t].to(at::kDouble).view({s.keys_CKH.size(1), group, q_TNH.size(2)});
+      const auto k_KHC = gathered(cache.keys_BKPH, s, length).permute({1, 2, 0});
+      const auto v_KCH = gathered(cache.values_BKPH, s, length).transpose(0, 1);
+      const auto q_KGH = q_TNH[s.begin + t].to(at::kDouble).unflatten(0, {num_key_heads, -1});
       const auto p_KGC = (at::matmul(q_KGH, k_KHC) * scale).softmax(-1);
-      out_TNH[s.begin + t].copy_(at::matmul(p_KGC, v_KCH).reshape({q_TNH.size(1), q_TNH.size(2)}));
+      out_TNH[s.begin + t].copy_(at::matmul(p_KGC, v_KCH).flatten(0, 1));
     }
   return out_TNH;
 }

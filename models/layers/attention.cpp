@@ -10,7 +10,9 @@
 #include <c10/util/Exception.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <vector>
 
@@ -74,6 +76,21 @@ struct CausalAttention : torch::autograd::Function<CausalAttention> {
   }
 };
 
+RopeAngles narrow(const RopeAngles& angles, std::int64_t begin, std::int64_t count) {
+  if (!angles.cos_TF.defined()) return angles;
+  return {angles.cos_TF.narrow(0, begin, count), angles.sin_TF.narrow(0, begin, count)};
+}
+
+std::vector<kernels::CachedSequence> cached_sequences(const Batch& batch) {
+  const auto& offsets = batch.document_offsets;
+  const auto* positions = batch.positions_T.const_data_ptr<std::int64_t>();
+  std::vector<kernels::CachedSequence> sequences;
+  for (std::size_t d = 0; d + 1 < offsets.size(); ++d)
+    sequences.push_back({offsets[d], offsets[d + 1] - offsets[d], positions[offsets[d]],
+                         batch.cache->blocks(batch.cache_slots[d])});
+  return sequences;
+}
+
 }  // namespace
 
 at::Tensor causal_attention(const at::Tensor& q_TNH, const at::Tensor& k_TKH,
@@ -126,25 +143,32 @@ at::Tensor cached_causal_attention(const at::Tensor& q_TNH, const at::Tensor& k_
                                    const Batch& batch, std::int64_t layer,
                                    std::optional<double> scale) {
   TORCH_CHECK_VALUE(batch.prefix_of.empty(), "cached_causal_attention: no shared prefixes");
-  const auto& offsets = batch.document_offsets;
-  const auto* positions = batch.positions_T.const_data_ptr<std::int64_t>();
-  std::vector<kernels::CachedSequence> sequences;
-  bool all_new = true;
-  for (std::size_t d = 0; d + 1 < offsets.size(); ++d) {
-    const auto slot = batch.cache_slots[d];
-    sequences.push_back({offsets[d], offsets[d + 1] - offsets[d], positions[offsets[d]],
-                         batch.cache->keys(layer, slot), batch.cache->values(layer, slot)});
-    all_new = all_new && sequences.back().start == 0;
-  }
   const auto width = q_TNH.size(2), missing = width - v_TKV.size(2);
   const auto v = missing > 0 ? at::constant_pad_nd(v_TKV, {0, missing}) : v_TKV;
-  kernels::append_to_cache(rotated(k_TKH, angles), v, sequences);
-  // Prompts from their first token see nothing but each other: the blocked kernel is the faster
-  // one.
-  if (all_new) return causal_attention(q_TNH, k_TKH, v_TKV, angles, {offsets}, scale);
-  const auto out =
-      kernels::cached_attention(rotated(q_TNH, angles), sequences, scale_of(q_TNH, scale));
-  return missing > 0 ? out.narrow(2, 0, v_TKV.size(2)).contiguous() : out;
+  const auto& cache = batch.cache->layer(layer, k_TKH.size(1), width, k_TKH.scalar_type());
+  const auto sequences = cached_sequences(batch);
+  kernels::append_to_cache(rotated(k_TKH, angles), v, cache, sequences);
+
+  // Prompts from their first token see nothing but themselves: the blocked kernel is the faster
+  // one. Which kernel computes a document depends on that document alone.
+  const auto is_prompt = [](const kernels::CachedSequence& s) {
+    return s.start == 0 && s.count > 1;
+  };
+  if (std::ranges::all_of(sequences, is_prompt))
+    return causal_attention(q_TNH, k_TKH, v_TKV, angles, {batch.document_offsets}, scale);
+  std::vector<kernels::CachedSequence> going_on;
+  std::ranges::remove_copy_if(sequences, std::back_inserter(going_on), is_prompt);
+  auto out =
+      kernels::cached_attention(rotated(q_TNH, angles), cache, going_on, scale_of(q_TNH, scale));
+  if (missing > 0) out = out.narrow(2, 0, v_TKV.size(2)).contiguous();
+  for (const auto& s : sequences) {
+    if (!is_prompt(s)) continue;
+    const auto rows = [&](const at::Tensor& x) { return x.narrow(0, s.begin, s.count); };
+    rows(out).copy_(causal_attention(rows(q_TNH), rows(k_TKH), rows(v_TKV),
+                                     narrow(angles, s.begin, s.count),
+                                     {std::vector<std::int64_t>{0, s.count}}, scale));
+  }
+  return out;
 }
 
 }  // namespace tailor::models

@@ -27,8 +27,9 @@ at::Tensor causal_attention_reference(const at::Tensor& q_TNH, const at::Tensor&
                                       std::optional<double> scale = {});
 
 /// Decoding: rotates q and k, appends k and v to the batch's cache at `layer`, and attends to all
-/// that the slots hold. Slots are as wide as keys; narrower values are padded in them. Batches that
-/// share prefixes are refused: a slot holds its prefix. Not differentiable.
+/// that the slots hold; the caller has reserved the positions. Blocks are as wide as keys; narrower
+/// values are padded in them. Batches that share prefixes are refused: a slot holds its prefix. Not
+/// differentiable.
 at::Tensor cached_causal_attention(const at::Tensor& q_TNH, const at::Tensor& k_TKH,
                                    const at::Tensor& v_TKV, const RopeAngles& angles,
                                    const Batch& batch, std::int64_t layer,

@@ -221,7 +221,9 @@ TEST_CASE("decoding token by token equals one forward over the whole document", 
   const auto positions = at::arange(length, at::kLong);
   const auto whole =
       causal_attention(q, k, v, angles_for(positions, 8), {std::vector<std::int64_t>{0, length}});
-  KvCache cache(1, 2, 8, at::kFloat, 3, length);
+  KvCache cache(8, 4);
+  cache.open();
+  const auto slot = cache.open();
   std::vector<at::Tensor> parts;
   for (std::int64_t begin = 0; begin < length;) {
     const auto count = begin == 0 ? prompt : 1;
@@ -229,13 +231,60 @@ TEST_CASE("decoding token by token equals one forward over the whole document", 
     batch.positions_T = positions.narrow(0, begin, count).contiguous();
     batch.document_offsets = {0, count};
     batch.cache = &cache;
-    batch.cache_slots = {2};
+    batch.cache_slots = {slot};
+    REQUIRE(cache.reserve(slot, begin, begin + count));
     parts.push_back(cached_causal_attention(q.narrow(0, begin, count), k.narrow(0, begin, count),
                                             v.narrow(0, begin, count),
                                             angles_for(batch.positions_T, 8), batch, 0));
     begin += count;
   }
   CHECK(at::allclose(at::cat(parts), whole, 1e-5, 1e-5));
+}
+
+TEST_CASE("prompts, later pieces of prompts and single tokens may stand in one step", "[models]") {
+  at::manual_seed(0);
+  struct Part {
+    std::int64_t start, count;
+  };
+  const std::vector<Part> parts{{6, 1}, {0, 9}, {0, 1}, {5, 4}, {0, 3}};  // of five documents
+  const std::int64_t value_dim = GENERATE(8, 5);
+  const auto positions = at::arange(10, at::kLong);
+  KvCache cache(20, 4);
+  std::vector<at::Tensor> q, k, v, position, expected;
+  Batch batch;
+  batch.cache = &cache;
+  batch.document_offsets = {0};
+  for (const auto& part : parts) {
+    const auto length = part.start + part.count;
+    const auto qd = at::randn({length, 4, 8}), kd = at::randn({length, 2, 8}),
+               vd = at::randn({length, 2, value_dim});
+    const auto slot = cache.open();
+    REQUIRE(cache.reserve(slot, 0, length));
+    if (part.start > 0) {
+      Batch before;
+      before.positions_T = positions.narrow(0, 0, part.start);
+      before.document_offsets = {0, part.start};
+      before.cache = &cache;
+      before.cache_slots = {slot};
+      const auto first = [&](const at::Tensor& x) { return x.narrow(0, 0, part.start); };
+      cached_causal_attention(first(qd), first(kd), first(vd), angles_for(first(positions), 8),
+                              before, 0);
+    }
+    const auto rows = [&](const at::Tensor& x) { return x.narrow(0, part.start, part.count); };
+    expected.push_back(
+        rows(causal_attention(qd, kd, vd, angles_for(positions.narrow(0, 0, length), 8),
+                              {std::vector<std::int64_t>{0, length}})));
+    q.push_back(rows(qd));
+    k.push_back(rows(kd));
+    v.push_back(rows(vd));
+    position.push_back(rows(positions));
+    batch.document_offsets.push_back(batch.document_offsets.back() + part.count);
+    batch.cache_slots.push_back(slot);
+  }
+  batch.positions_T = at::cat(position);
+  const auto y = cached_causal_attention(at::cat(q), at::cat(k), at::cat(v),
+                                         angles_for(batch.positions_T, 8), batch, 0);
+  CHECK(at::allclose(y, at::cat(expected), 1e-5, 1e-5));
 }
 
 TEST_CASE("linear and llama3 scaling slow the frequencies as published", "[models]") {

@@ -1,6 +1,8 @@
 #include "models/generation/engine.hpp"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/zeros.h>
 #include <c10/util/Exception.h>
 
@@ -8,9 +10,11 @@
 #include <cmath>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <stdexcept>
 #include <vector>
 
+#include "models/files/pretrained.hpp"
 #include "models/layers/kv_cache.hpp"
 
 using namespace tailor::models;
@@ -33,6 +37,9 @@ class PassThrough final : public LinearBase {
 /// remembers tokens nowhere but in the cache, so that a wrong slot or position changes the answer.
 class SumModel final : public CausalLM {
  public:
+  /// `num_logits`: fewer where the head holds a part of the vocabulary.
+  explicit SumModel(std::int64_t num_logits = kVocab) : num_logits_(num_logits) {}
+
   const ModelShape& shape() const override { return shape_; }
   const LinearSlot& lm_head() const override { return head_; }
   kernels::Arithmetic arithmetic() const override { return kernels::Arithmetic::Float32; }
@@ -41,15 +48,23 @@ class SumModel final : public CausalLM {
   at::Tensor hidden_states(const Batch& batch) const override {
     forwards.push_back(batch.num_tokens());
     CHECK_FALSE(at::GradMode::is_enabled());
-    auto hidden = at::zeros({batch.num_tokens(), kVocab});
+    auto hidden = at::zeros({batch.num_tokens(), num_logits_});
     const auto* ids = batch.ids_T.const_data_ptr<std::int64_t>();
     const auto* positions = batch.positions_T.const_data_ptr<std::int64_t>();
+    if (batch.cache == nullptr) return hidden;
+    const auto keys_BKPH = batch.cache->layer(0, 1, 1, at::kFloat).keys_BKPH;
     for (std::size_t d = 0; d + 1 < batch.document_offsets.size(); ++d) {
-      const auto slot = batch.cache->keys(0, batch.cache_slots[d]);
+      const auto slot = batch.cache->blocks(batch.cache_slots[d]);
+      const auto block_size = batch.cache->block_size();
+      const auto cached = [&](std::int64_t position) {
+        return keys_BKPH[slot[static_cast<std::size_t>(position / block_size)]][0]
+                        [position % block_size][0];
+      };
       for (auto t = batch.document_offsets[d]; t < batch.document_offsets[d + 1]; ++t) {
-        slot[positions[t]][0][0] = static_cast<float>(ids[t]);
-        const auto sum = slot.narrow(0, 0, positions[t] + 1).select(2, 0).sum().item<double>();
-        hidden[t][static_cast<std::int64_t>(sum) % kVocab] = 20;
+        cached(positions[t]) = static_cast<float>(ids[t]);
+        double sum = 0;
+        for (std::int64_t p = 0; p <= positions[t]; ++p) sum += cached(p).item<double>();
+        hidden[t][static_cast<std::int64_t>(sum) % num_logits_] = 20;
       }
     }
     return hidden;
@@ -58,6 +73,7 @@ class SumModel final : public CausalLM {
   mutable std::vector<std::int64_t> forwards;  // tokens of each
 
  private:
+  std::int64_t num_logits_;
   ModelShape shape_{"sum", kVocab, kVocab, 1, 1, 1, kPositions};
   LinearSlot head_{std::make_shared<PassThrough>()};
 };
@@ -114,12 +130,12 @@ TEST_CASE("generate: running sequences advance in one forward, prompts join as s
           "[models]") {
   const SumModel model;
   generate(model, {request({1, 2, 3}, 4), request({4}, 2), request({5, 6}, 2)}, greedy(2));
-  // both prompts; a step of two, in which the second ends; the third prompt; its last step with the
-  // first, which goes on alone
-  CHECK(model.forwards == Ids{4, 2, 2, 2, 1});
+  // both prompts; a step of two, in which the second ends; the third prompt beside the first one's
+  // step; the last step of both
+  CHECK(model.forwards == Ids{4, 2, 3, 2});
 }
 
-TEST_CASE("generate: prompts of one forward stay within prefill_tokens, a longer one goes alone",
+TEST_CASE("generate: prompts of one forward stay within prefill_tokens, longer ones come in pieces",
           "[models]") {
   const SumModel model;
   auto options = greedy();
@@ -128,7 +144,7 @@ TEST_CASE("generate: prompts of one forward stay within prefill_tokens, a longer
     return request(Ids(static_cast<std::size_t>(n), 1), 1);
   };
   generate(model, {length(3), length(2), length(4), length(9), length(1)}, options);
-  CHECK(model.forwards == Ids{5, 4, 9, 1});
+  CHECK(model.forwards == Ids{5, 4, 5, 5});
 }
 
 TEST_CASE("generate: an end token ends the sequence and is not part of it", "[models]") {
@@ -248,6 +264,160 @@ TEST_CASE("generate: the completions of a group are those of as many requests", 
     }
     CHECK(together[0].ids != together[1].ids);
   }
+}
+
+TEST_CASE("generate: running completions advance beside the pieces of a long prompt", "[models]") {
+  const SumModel model;
+  auto options = greedy();
+  options.prefill_tokens = 4;
+  const Ids long_prompt(10, 1);
+  const auto completions = generate(model, {request({2}, 5), request(long_prompt, 2)}, options);
+  CHECK(completions[0].ids == expected({2}, 5));
+  CHECK(completions[1].ids == expected(long_prompt, 2));
+  // the short prompt; the long one is cut 4 + 4 + 2, each piece beside a token of the first
+  CHECK(model.forwards == Ids{1, 5, 5, 3, 2});
+}
+
+TEST_CASE("generate: the prompt of a group is computed once", "[models]") {
+  const SumModel model;
+  auto group = request({1, 2, 3, 4, 5}, 3);
+  group.num_completions = 4;
+  for (const auto& completion : generate(model, {group}, greedy()))
+    CHECK(completion.ids == expected(group.prompt_ids, 3));
+  CHECK(model.forwards == Ids{5, 4, 4});
+  model.forwards.clear();
+  generate(model, {group}, greedy(3));  // the fourth begins when places fall free
+  CHECK(model.forwards == Ids{5, 3, 3, 1, 1});
+}
+
+TEST_CASE("generate: neither the cache's size nor that of its blocks changes tokens", "[models]") {
+  const SumModel model;
+  GenerationOptions options;
+  options.sampling.temperature = 10;
+  options.batch_size = 6;
+  std::vector<GenerationRequest> requests;
+  for (std::int64_t i = 0; i < 7; ++i) {
+    requests.push_back(request(Ids(static_cast<std::size_t>(1 + i * 5 % 9), i), 4 + i * 7 % 12));
+    requests.back().num_completions = 1 + i % 3;
+    requests.back().sequence = static_cast<std::uint64_t>(10 * i);
+  }
+  const auto tokens = [&] {
+    std::vector<Ids> ids;
+    std::map<std::size_t, Ids> seen;
+    const auto see = [&](std::size_t i, const Sampled& token) {
+      seen[i].push_back(token.id);
+      return true;
+    };
+    model.forwards.clear();
+    for (const auto& completion : generate(model, requests, options, see)) {
+      CHECK(completion.ids == seen[ids.size()]);  // each is told once
+      ids.push_back(completion.ids);
+    }
+    return ids;
+  };
+  const auto computed = [&] {
+    return std::accumulate(model.forwards.begin(), model.forwards.end(), std::int64_t{0});
+  };
+  const auto ample = tokens();
+  const auto least = computed();
+  for (const std::int64_t block_size : {1, 3, 4, 8})
+    for (const std::int64_t prefill_tokens : {3, 1024})
+      for (const std::int64_t cache_tokens : {24, 32, 48, 0}) {
+        CAPTURE(block_size, prefill_tokens, cache_tokens);
+        options.cache_block_size = block_size;
+        options.prefill_tokens = prefill_tokens;
+        options.cache_tokens = cache_tokens;
+        CHECK(tokens() == ample);
+        if (cache_tokens == 0) CHECK(computed() == least);
+        if (cache_tokens == 24) CHECK(computed() > least);  // some were put back
+      }
+}
+
+TEST_CASE("generate: a request that can never fit into the cache is refused", "[models]") {
+  const SumModel model;
+  auto options = greedy();
+  options.cache_block_size = 4;
+  options.cache_tokens = 12;
+  const Ids prompt(6, 1);
+  CHECK(generate(model, {request(prompt, 7)}, options).front().ids == expected(prompt, 7));
+  CHECK_THROWS_WITH(generate(model, {request(prompt, 8)}, options),
+                    Catch::Contains("prompt 0: 6 tokens and 8 new ones do not fit a cache of 12"));
+}
+
+TEST_CASE("generate: in lock-step a rank without work computes along", "[models]") {
+  const SumModel model;
+  auto options = greedy();
+  std::vector<bool> told;
+  options.any_rank = [&](bool has_work) {
+    told.push_back(has_work);
+    return told.size() <= 5;  // other ranks have work for five steps
+  };
+  const auto completions = generate(model, {request({1, 2}, 2)}, options);
+  CHECK(completions.front().ids == expected({1, 2}, 2));
+  CHECK(told == std::vector<bool>{true, true, false, false, false, false});
+  CHECK(model.forwards == Ids{2, 1, 1, 1, 1});  // the last three of a dummy token
+  told.clear();
+  model.forwards.clear();
+  CHECK(generate(model, {}, options).empty());
+  CHECK(model.forwards == Ids{1, 1, 1, 1, 1});
+}
+
+TEST_CASE("generate: in lock-step every forward calls the head", "[models]") {
+  const SumModel model;
+  auto options = greedy();
+  options.prefill_tokens = 2;
+  std::vector<std::int64_t> rows;
+  options.any_rank = [](bool has_work) { return has_work; };
+  options.whole_logits = [&](const at::Tensor& logits) {
+    rows.push_back(logits.size(0));
+    return logits;
+  };
+  generate(model, {request({1, 2, 3, 4, 5}, 2)}, options);
+  CHECK(model.forwards == Ids{2, 2, 1, 1});
+  CHECK(rows == Ids{1, 1, 1, 1});
+}
+
+TEST_CASE("generate: a part of the vocabulary is made whole by whole_logits", "[models]") {
+  const SumModel model(kVocab / 2);
+  auto options = greedy();
+  CHECK_THROWS_AS(generate(model, {request({1, 2}, 5)}, options), c10::ValueError);
+  options.whole_logits = [](const at::Tensor& part) {  // of two ranks
+    CHECK(part.size(1) == kVocab / 2);
+    return at::cat({part, part - 1}, 1);
+  };
+  const auto completion = generate(model, {request({1, 2}, 5)}, options).front();
+  REQUIRE(completion.ids.size() == 5);
+  for (const auto id : completion.ids) CHECK(id < kVocab / 2);
+}
+
+TEST_CASE("generate: a real decoder's group equals separate requests", "[models]") {
+  const auto pretrained = open_pretrained(std::string(TAILOR_GOLDEN) + "/tiny_llama");
+  const auto model = load_causal_lm(pretrained, at::kFloat, kernels::Arithmetic::Float32);
+  GenerationOptions options;
+  options.cache_block_size = 8;
+  std::vector<GenerationRequest> group{request({3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5}, 15)}, separate;
+  group[0].num_completions = 8;
+  group[0].sequence = 40;
+  for (std::uint64_t i = 0; i < 8; ++i) {
+    separate.push_back(request(group[0].prompt_ids, 15));
+    separate.back().sequence = 40 + i;
+  }
+  const auto expected = generate(*model, separate, options);
+  const auto equal = [&] {
+    const auto found = generate(*model, group, options);
+    for (std::size_t i = 0; i < 8; ++i) {
+      CHECK(found[i].ids == expected[i].ids);
+      for (std::size_t t = 0; t < found[i].ids.size(); ++t)
+        CHECK(found[i].logprobs[t] == Approx(expected[i].logprobs[t]).margin(2e-5));
+    }
+  };
+  equal();
+  options.batch_size = 3;
+  equal();
+  options.prefill_tokens = 4;
+  equal();
+  options.cache_tokens = 56;  // 7 blocks; a completion has up to 4
+  equal();
 }
 
 TEST_CASE("generate: a sequence ends with the model's positions", "[models]") {
