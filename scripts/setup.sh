@@ -15,7 +15,7 @@ torch_root=$cache/torch-$torch_version
 torch_dir=${TAILOR_TORCH:-$torch_root/torch}
 packages=(g++ cmake ninja-build ccache pkg-config git python3 python3-pip python3-venv libyaml-cpp-dev
   libcli11-dev nlohmann-json3-dev libspdlog-dev libpcre2-dev libutf8proc-dev libhwy-dev catch2
-  libopenmpi-dev openmpi-bin)
+  libcurl4-openssl-dev libopenmpi-dev openmpi-bin)
 
 case ${1:-} in
   "") ;;

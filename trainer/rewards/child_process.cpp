@@ -1,0 +1,261 @@
+#include "trainer/rewards/child_process.hpp"
+
+#include <fcntl.h>
+#include <linux/close_range.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+#include "trainer/rewards/process_tree.hpp"
+
+namespace tailor::trainer {
+namespace {
+
+namespace fs = std::filesystem;
+
+[[noreturn]] void fail(const std::string& what) {
+  throw std::system_error(errno, std::generic_category(), what);
+}
+
+/// Both ends above the three standard files, whichever of those this process has closed.
+struct Pipe {
+  int read = -1, write = -1;
+
+  Pipe() {
+    std::array<int, 2> ends{};
+    if (::pipe2(ends.data(), O_CLOEXEC) != 0) fail("cannot make a pipe");
+    read = raised(ends[0]);
+    write = raised(ends[1]);
+  }
+  ~Pipe() {
+    if (read >= 0) ::close(read);
+    if (write >= 0) ::close(write);
+  }
+  Pipe(const Pipe&) = delete;
+  Pipe& operator=(const Pipe&) = delete;
+
+  static int release(int& end) { return std::exchange(end, -1); }
+
+ private:
+  static int raised(int fd) {
+    if (fd > 2) return fd;
+    const int higher = ::fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    ::close(fd);
+    if (higher < 0) fail("cannot make a pipe");
+    return higher;
+  }
+};
+
+/// The environment of a child.
+std::vector<std::string> environment_with(const std::string& mark) {
+  std::vector<std::string> out;
+  bool has_threads = false;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view text = *entry;
+    // A child is no rank: with these an import of mpi4py would join the job.
+    bool launcher = false;
+    for (const auto* prefix : {"OMPI_", "PMIX_", "PMI_", "PRTE_"})
+      launcher |= text.starts_with(prefix);
+    if (launcher || text.starts_with(std::string(kMarkVariable) + '=')) continue;
+    has_threads |= text.starts_with("OMP_NUM_THREADS=");
+    out.emplace_back(text);
+  }
+  out.push_back(std::string(kMarkVariable) + '=' + mark);
+  // The machine computes already, and a pool of threads a core can exceed the memory limit.
+  if (!has_threads) out.emplace_back("OMP_NUM_THREADS=1");
+  out.emplace_back("PYTHONUNBUFFERED=1");  // or answers would wait in a buffer
+  return out;
+}
+
+std::vector<char*> pointers(std::vector<std::string>& texts) {
+  std::vector<char*> out;
+  for (auto& text : texts) out.push_back(text.data());
+  out.push_back(nullptr);
+  return out;
+}
+
+/// All that the child needs between vfork and exec, where only system calls are allowed.
+struct Launch {
+  const char* program;
+  char* const* arguments;
+  char* const* environment;
+  const char* cwd;  // null: stay
+  int input, output, errors;
+  rlim_t memory_limit;  // RLIM_INFINITY: none
+  pid_t parent;
+};
+
+int child_main(const Launch& launch) {
+  ::setpgid(0, 0);
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (::getppid() != launch.parent) return ESRCH;  // it died before the line above
+  for (int signal = 1; signal < NSIG; ++signal) ::signal(signal, SIG_DFL);
+  sigset_t none;
+  sigemptyset(&none);
+  ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  if (const int fd = ::open("/proc/self/oom_score_adj", O_WRONLY); fd >= 0) {
+    [[maybe_unused]] const auto written = ::write(fd, "1000", 4);
+  }
+  if (launch.cwd != nullptr && ::chdir(launch.cwd) != 0) return errno;
+  if (::dup2(launch.input, 0) < 0 || ::dup2(launch.output, 1) < 0 || ::dup2(launch.errors, 2) < 0)
+    return errno;
+  if (::syscall(SYS_close_range, 3U, ~0U, 0U) != 0)  // before Linux 5.9
+    for (int fd = 3; fd < 65536; ++fd) ::close(fd);
+  const rlimit no_core{0, 0}, memory{launch.memory_limit, launch.memory_limit};
+  ::setrlimit(RLIMIT_CORE, &no_core);
+  if (launch.memory_limit != RLIM_INFINITY && ::setrlimit(RLIMIT_AS, &memory) != 0) return errno;
+  ::execve(launch.program, launch.arguments, launch.environment);
+  return errno;
+}
+
+/// vfork, since fork copies the page tables of a process that holds a model, and what libraries do
+/// at fork does not suit a process whose worker threads are gone. Not inlined, so that the frame
+/// that both processes use is the child's own.
+[[gnu::noinline]] pid_t launch_child(const Launch& launch, volatile int& error) {
+  sigset_t all, before;
+  sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);  // no handler may run in the child
+  const auto pid = ::vfork();
+  if (pid == 0) {
+    error = child_main(launch);
+    ::_exit(127);
+  }
+  const int problem = errno;
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  errno = problem;
+  return pid;
+}
+
+std::string fresh_mark() {
+  static std::atomic<int> count = 0;
+  return std::to_string(::getpid()) + '.' + std::to_string(++count) + '.' +
+         std::to_string(::time(nullptr)) + '.';
+}
+
+void make_non_blocking(int fd) { ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) | O_NONBLOCK); }
+
+}  // namespace
+
+std::optional<fs::path> find_program(const std::string& word, const fs::path& cwd) {
+  const auto runs = [](const fs::path& file) {
+    std::error_code error;
+    return fs::is_regular_file(file, error) && ::access(file.c_str(), X_OK) == 0;
+  };
+  if (word.find('/') != std::string::npos) {
+    const auto file = fs::absolute(cwd / word);
+    return runs(file) ? std::optional(file) : std::nullopt;
+  }
+  const auto* variable = std::getenv("PATH");
+  std::string_view path = variable == nullptr ? "/usr/local/bin:/usr/bin:/bin" : variable;
+  while (!path.empty() && !word.empty()) {
+    const auto end = std::min(path.find(':'), path.size());
+    const auto file = fs::absolute(cwd / fs::path(path.substr(0, end)) / word);
+    if (runs(file)) return file;
+    path.remove_prefix(std::min(end + 1, path.size()));
+  }
+  return {};
+}
+
+Child::Child(const ChildOptions& options) : mark_(fresh_mark()) {
+  // What a killed child leaves behind becomes a child of this process, which can wait for it.
+  ::prctl(PR_SET_CHILD_SUBREAPER, 1);
+  Pipe in, out, err;
+  auto arguments = options.arguments;
+  auto variables = environment_with(mark_);
+  const auto argument_pointers = pointers(arguments);
+  const auto variable_pointers = pointers(variables);
+  const auto limit = static_cast<rlim_t>(options.memory_limit_mb) << 20;
+  const Launch launch{.program = options.program.c_str(),
+                      .arguments = argument_pointers.data(),
+                      .environment = variable_pointers.data(),
+                      .cwd = options.cwd.empty() ? nullptr : options.cwd.c_str(),
+                      .input = in.read,
+                      .output = out.write,
+                      .errors = err.write,
+                      .memory_limit = options.memory_limit_mb > 0 ? limit : RLIM_INFINITY,
+                      .parent = ::getpid()};
+  volatile int error = 0;
+  pid_ = launch_child(launch, error);
+  if (pid_ < 0) fail("cannot start a process");
+  if (error != 0) {
+    ::waitpid(pid_, nullptr, 0);
+    errno = error;
+    fail("cannot run " + options.program.string());
+  }
+  input_ = Pipe::release(in.write);
+  output_ = Pipe::release(out.read);
+  errors_ = Pipe::release(err.read);
+  for (const int fd : {input_, output_, errors_}) make_non_blocking(fd);
+}
+
+Child::~Child() { kill(); }
+
+std::optional<std::size_t> Child::write_some(std::string_view text) {
+  if (input_ < 0) return {};
+  // A pipe without a reader raises SIGPIPE in this thread: it is held back and taken out again.
+  sigset_t pipe, before, pending;
+  sigemptyset(&pipe);
+  sigaddset(&pipe, SIGPIPE);
+  ::sigpending(&pending);
+  ::pthread_sigmask(SIG_BLOCK, &pipe, &before);
+  const auto count = ::write(input_, text.data(), text.size());
+  const int error = errno;
+  if (count < 0 && error == EPIPE && sigismember(&pending, SIGPIPE) == 0) {
+    const timespec now{0, 0};
+    while (::sigtimedwait(&pipe, nullptr, &now) < 0 && errno == EINTR) {
+    }
+  }
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (count >= 0) return static_cast<std::size_t>(count);
+  if (error == EAGAIN || error == EINTR) return 0;
+  return {};
+}
+
+void Child::close_input() {
+  if (input_ >= 0) ::close(std::exchange(input_, -1));
+}
+
+void Child::close_pipes() {
+  close_input();
+  if (output_ >= 0) ::close(std::exchange(output_, -1));
+  if (errors_ >= 0) ::close(std::exchange(errors_, -1));
+}
+
+bool Child::has_ended() {
+  if (!end_.empty() || pid_ < 0) return true;
+  siginfo_t info{};
+  // It stays a zombie until kill(), so that its number is nobody else's.
+  if (::waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) != 0 ||
+      info.si_pid == 0)
+    return false;
+  end_ = info.si_code == CLD_EXITED ? "exit code " + std::to_string(info.si_status)
+                                    : "signal " + std::to_string(info.si_status) + " (" +
+                                          ::strsignal(info.si_status) + ')';
+  return true;
+}
+
+void Child::kill() {
+  if (pid_ < 0) return;
+  close_pipes();
+  kill_tree(pid_, mark_);
+  while (::waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
+  }
+  while (::waitpid(-pid_, nullptr, WNOHANG) > 0) {  // what it left, see the constructor
+  }
+  pid_ = -1;
+}
+
+}  // namespace tailor::trainer

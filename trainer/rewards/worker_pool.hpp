@@ -1,0 +1,95 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "trainer/rewards/child_process.hpp"
+
+namespace tailor::trainer {
+
+/// The children cannot do anything: what a user must set right.
+class StartError : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// One line that goes to a child, for some samples.
+struct Call {
+  std::string request;  // with its newline
+  std::vector<std::size_t> samples;
+};
+
+/// What came of a call: the child's line without its newline, or why there is none.
+struct Outcome {
+  std::optional<std::string> line;
+  std::string fault;
+  bool timed_out = false;
+};
+
+struct PoolOptions {
+  ChildOptions child;
+  std::int64_t workers = 1;
+  double timeout_s = 10.0;  // for one call
+  /// Set: a child first writes a line; it is waited for so long, and `greeting_problem` says what
+  /// is wrong with it, or "".
+  std::optional<double> start_timeout_s;
+  std::function<std::string(const std::string& line)> greeting_problem;
+  std::int64_t max_restarts = 100;
+};
+
+/// Children that answer a line with a line. A child that is late, ends, writes more than 16 MiB in
+/// one call or starts more than 64 processes is killed with all that it started and replaced, at
+/// most `max_restarts` times; what it was asked is answered by that fault, and the other calls go
+/// on. A child may end between calls, and then costs a restart alone. What a child writes to stderr
+/// is dropped but for its last line, which faults quote. One thread runs it, the one that made it;
+/// see Child.
+class WorkerPool {
+ public:
+  /// Starts the children. Throws StartError where the program cannot be run, where it ends at once
+  /// or where its greeting is a problem.
+  explicit WorkerPool(PoolOptions options);
+  ~WorkerPool();
+
+  /// Runs the calls, in order as children become free; `settle` gets each outcome and may answer
+  /// with more calls, which go first.
+  void run(std::vector<Call> calls,
+           const std::function<std::vector<Call>(const Call&, const Outcome&)>& settle);
+
+ private:
+  struct Worker;
+  using Clock = std::chrono::steady_clock;
+  using Settle = std::function<std::vector<Call>(const Call&, const Outcome&)>;
+
+  void start(Worker& worker);
+  bool restart(Worker& worker);
+  bool is_usable(Worker& worker);
+  void give(Worker& worker, Call call);
+  void finish(Worker& worker, Outcome outcome);
+  void give_out_calls();
+  void wait_for_events();
+  void read_output(Worker& worker);
+  void write_request(Worker& worker);
+  void take_line(Worker& worker, std::string line);
+  void check_limits(Worker& worker);
+  void count_processes();
+  void fail(Worker& worker, const std::string& fault, bool timed_out = false);
+  void greet(Worker& worker, const std::string& problem);
+  bool is_working() const;
+
+  PoolOptions options_;
+  std::vector<std::unique_ptr<Worker>> workers_;
+  std::deque<Call> queue_;
+  const Settle* settle_ = nullptr;  // while run() runs
+  std::int64_t restarts_ = 0;
+  int failed_starts_ = 0;   // in a row
+  std::string last_start_;  // why the last one failed
+  int counted_;  // threads of the machine when the children's processes were last counted
+};
+
+}  // namespace tailor::trainer
