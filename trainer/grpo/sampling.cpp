@@ -25,7 +25,6 @@ models::GenerationOptions options_of(const Policy& policy, const GrpoTask& task,
                   .seed = drawing.seed};
   out.stop_ids = task.stop_ids;
   out.batch_size = config.rollout_batch_size;
-#if TAILOR_ENGINE_RANKS
   const auto& mesh = policy.mesh;
   if (mesh.sizes.ep > 1 || mesh.sizes.dp_shard > 1) {
     auto* group = mesh.sizes.dp_shard > 1 ? mesh.data.get() : mesh.ep.get();
@@ -39,7 +38,6 @@ models::GenerationOptions options_of(const Policy& policy, const GrpoTask& task,
     out.whole_logits = [group](const at::Tensor& part_SV) {
       return group->all_gather(part_SV.transpose(0, 1).contiguous()).transpose(0, 1).contiguous();
     };
-#endif
   return out;
 }
 
