@@ -15,6 +15,9 @@ namespace fs = std::filesystem;
 using configs::Document;
 using configs::Section;
 
+/// Ten times what full fine-tuning takes by GRPO, as usual for LoRA.
+constexpr double kGrpoLearningRate = 3e-5;
+
 /// Sections of a task that is not asked for are a mistake: they would be without effect.
 void read_task(Section& root, const PathBase& base, RunConfig& config) {
   config.task = root.choice("task", {"sft", "grpo"}, "sft");
@@ -60,7 +63,10 @@ RunConfig read(const Document& document, const PathBase& base) {
   config.model = read_model(root.section("model"), base);
   read_peft(root.section("peft"), base, config);
   config.data = read_data(root.section("data"), base, grpo);
-  config.train = read_train(root.section("train"), config.notes);
+  auto train = root.section("train");
+  const bool has_rate = train.has("learning_rate");
+  config.train = read_train(train, config.notes);
+  if (grpo && !has_rate) config.train.learning_rate = kGrpoLearningRate;
   config.parallel = read_parallel(root.section("parallel"));
   config.output = read_output(root.section("output"), base);
   if (grpo) check_grpo(root, config);

@@ -365,6 +365,7 @@ TEST_CASE("a GRPO job has TRL's defaults and is read back as it was written", "[
   const Workspace workspace;
   const auto plain = workspace.read(kGrpo);
   CHECK(plain.task == "grpo");
+  CHECK(plain.train.learning_rate == 3e-5);
   CHECK(plain.grpo.num_generations == 8);
   CHECK(plain.grpo.loss_type == LossType::Dapo);
   CHECK(plain.grpo.scale_rewards == ScaleRewards::Group);

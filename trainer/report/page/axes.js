@@ -106,7 +106,8 @@ function withAir(low, high, log) {
   // Differences that no tick could tell are none.
   const size = Math.max(Math.abs(low), Math.abs(high));
   if (high - low <= size * 1e-5) {
-    return size === 0 ? [0, 1] : [low - size * 0.1, high + size * 0.1];
+    const air = size === 0 ? 1 : size * 0.1;
+    return [low - air, high + air];
   }
   const air = (high - low) * 0.05;
   if (low >= 0 && low < (high - low) * 0.35) return [0, high + air];
