@@ -6,6 +6,7 @@
 
 #include "configs/reader.hpp"
 #include "tests/trainer/rewards_children.hpp"
+#include "trainer/rewards/child_process.hpp"
 
 using namespace tailor::trainer;
 using Catch::Matchers::Contains;
@@ -167,15 +168,33 @@ TEST_CASE("a command that cannot run is told before anything is sampled", "[rewa
   CHECK_THAT(problem({"./data"}), Contains("may not be run"));
 }
 
-TEST_CASE("children die with this program", "[rewards]") {
+TEST_CASE("a program that is to be killed", "[.]") {
   const Programs programs;
-  programs.write("score", kShell);
-  int pid = 0;
-  {
-    const auto reward = make_reward(config_of(programs, {"./score"}));
-    for (const auto& process : running_processes())
-      if (process.parent == ::getpid()) pid = process.pid;
-    CHECK(pid > 0);
-  }
-  CHECK(::kill(pid, 0) != 0);
+  programs.write("score", "#!/bin/sh\nread -r line; sleep 7654 & sleep 7654\n");
+  auto config = config_of(programs, {"./score"});
+  config.timeout_s = 100;
+  scores_of(*make_reward(config), {"a"});
+}
+
+TEST_CASE("children die with this program, and what they started too", "[rewards]") {
+  const auto count = [] {
+    int sleepers = 0;
+    for (const auto& process : running_processes()) {
+      std::ifstream stream("/proc/" + std::to_string(process.pid) + "/cmdline");
+      const std::string text{std::istreambuf_iterator<char>(stream), {}};
+      sleepers += text == std::string("sleep\0007654\0", 11);
+    }
+    return sleepers;
+  };
+  const auto becomes = [&](int wanted) {
+    const Stopwatch watch;
+    while (count() != wanted && watch.seconds() < 60) ::usleep(10000);
+    return count() == wanted;
+  };
+  Child victim({.program = "/proc/self/exe",
+                .arguments = {"victim", "a program that is to be killed"},
+                .cwd = {}});
+  CHECK(becomes(2));
+  ::kill(victim.pid(), SIGKILL);
+  CHECK(becomes(0));
 }

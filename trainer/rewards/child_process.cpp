@@ -94,14 +94,17 @@ struct Launch {
   char* const* environment;
   const char* cwd;  // null: stay
   int input, output, errors;
-  rlim_t memory_limit;  // RLIM_INFINITY: none
-  pid_t parent;
+  rlim_t memory_limit = RLIM_INFINITY;
+  pid_t parent = ::getpid();
+  bool dies_with_parent = true;
 };
 
 int child_main(const Launch& launch) {
   ::setpgid(0, 0);
-  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (::getppid() != launch.parent) return ESRCH;  // it died before the line above
+  if (launch.dies_with_parent) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (::getppid() != launch.parent) return ESRCH;  // it died before the line above
+  }
   for (int signal = 1; signal < NSIG; ++signal) ::signal(signal, SIG_DFL);
   sigset_t none;
   sigemptyset(&none);
@@ -145,6 +148,27 @@ std::string fresh_mark() {
          std::to_string(::time(nullptr)) + '.';
 }
 
+/// The bytes that a pipe takes now; absent where nobody reads any more.
+std::optional<std::size_t> write_without_signal(int fd, std::string_view text) {
+  // A pipe without a reader raises SIGPIPE in this thread: it is held back and taken out again.
+  sigset_t pipe, before, pending;
+  sigemptyset(&pipe);
+  sigaddset(&pipe, SIGPIPE);
+  ::sigpending(&pending);
+  ::pthread_sigmask(SIG_BLOCK, &pipe, &before);
+  const auto count = ::write(fd, text.data(), text.size());
+  const int error = errno;
+  if (count < 0 && error == EPIPE && sigismember(&pending, SIGPIPE) == 0) {
+    const timespec now{0, 0};
+    while (::sigtimedwait(&pipe, nullptr, &now) < 0 && errno == EINTR) {
+    }
+  }
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (count >= 0) return static_cast<std::size_t>(count);
+  if (error == EAGAIN || error == EINTR) return 0;
+  return {};
+}
+
 void make_non_blocking(int fd) { ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) | O_NONBLOCK); }
 
 }  // namespace
@@ -169,7 +193,50 @@ std::optional<fs::path> find_program(const std::string& word, const fs::path& cw
   return {};
 }
 
-Child::Child(const ChildOptions& options) : mark_(fresh_mark()) {
+Guard::Guard() {
+  // Lines "+ GROUP" and "- GROUP"; at the end of its input, this process's end, it kills what is
+  // left.
+  constexpr auto kScript = R"(g=
+while read -r what p; do
+  case $what in
+    +) g="$g $p" ;;
+    -) n=; for q in $g; do [ "$q" = "$p" ] || n="$n $q"; done; g=$n ;;
+  esac
+done
+for p in $g; do kill -s KILL -- "-$p"; done)";
+  Pipe in;
+  const int nothing = ::open("/dev/null", O_RDWR | O_CLOEXEC);  // nobody waits for its output
+  if (nothing < 0) fail("cannot open /dev/null");
+  std::vector<std::string> arguments{"sh", "-c", kScript};
+  std::vector<std::string> variables{"PATH=/usr/bin:/bin"};
+  const auto argument_pointers = pointers(arguments), variable_pointers = pointers(variables);
+  volatile int error = 0;
+  pid_ = launch_child({.program = "/bin/sh",
+                       .arguments = argument_pointers.data(),
+                       .environment = variable_pointers.data(),
+                       .cwd = "/",
+                       .input = in.read,
+                       .output = nothing,
+                       .errors = nothing,
+                       .dies_with_parent = false},
+                      error);
+  ::close(nothing);
+  if (pid_ < 0) fail("cannot start a process");
+  input_ = Pipe::release(in.write);
+  make_non_blocking(input_);
+}
+
+Guard::~Guard() {
+  ::close(input_);
+  while (::waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
+  }
+}
+
+void Guard::tell(char what, pid_t group) const {
+  write_without_signal(input_, what + (' ' + std::to_string(group)) + '\n');
+}
+
+Child::Child(const ChildOptions& options, const Guard* guard) : guard_(guard), mark_(fresh_mark()) {
   // What a killed child leaves behind becomes a child of this process, which can wait for it.
   ::prctl(PR_SET_CHILD_SUBREAPER, 1);
   Pipe in, out, err;
@@ -185,8 +252,7 @@ Child::Child(const ChildOptions& options) : mark_(fresh_mark()) {
                       .input = in.read,
                       .output = out.write,
                       .errors = err.write,
-                      .memory_limit = options.memory_limit_mb > 0 ? limit : RLIM_INFINITY,
-                      .parent = ::getpid()};
+                      .memory_limit = options.memory_limit_mb > 0 ? limit : RLIM_INFINITY};
   volatile int error = 0;
   pid_ = launch_child(launch, error);
   if (pid_ < 0) fail("cannot start a process");
@@ -195,6 +261,7 @@ Child::Child(const ChildOptions& options) : mark_(fresh_mark()) {
     errno = error;
     fail("cannot run " + options.program.string());
   }
+  if (guard_ != nullptr) guard_->watch(pid_);
   input_ = Pipe::release(in.write);
   output_ = Pipe::release(out.read);
   errors_ = Pipe::release(err.read);
@@ -205,23 +272,7 @@ Child::~Child() { kill(); }
 
 std::optional<std::size_t> Child::write_some(std::string_view text) {
   if (input_ < 0) return {};
-  // A pipe without a reader raises SIGPIPE in this thread: it is held back and taken out again.
-  sigset_t pipe, before, pending;
-  sigemptyset(&pipe);
-  sigaddset(&pipe, SIGPIPE);
-  ::sigpending(&pending);
-  ::pthread_sigmask(SIG_BLOCK, &pipe, &before);
-  const auto count = ::write(input_, text.data(), text.size());
-  const int error = errno;
-  if (count < 0 && error == EPIPE && sigismember(&pending, SIGPIPE) == 0) {
-    const timespec now{0, 0};
-    while (::sigtimedwait(&pipe, nullptr, &now) < 0 && errno == EINTR) {
-    }
-  }
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  if (count >= 0) return static_cast<std::size_t>(count);
-  if (error == EAGAIN || error == EINTR) return 0;
-  return {};
+  return write_without_signal(input_, text);
 }
 
 void Child::close_input() {
@@ -251,6 +302,7 @@ void Child::kill() {
   if (pid_ < 0) return;
   close_pipes();
   kill_tree(pid_, mark_);
+  if (guard_ != nullptr) guard_->forget(pid_);
   while (::waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
   }
   while (::waitpid(-pid_, nullptr, WNOHANG) > 0) {  // what it left, see the constructor

@@ -23,6 +23,25 @@ struct ChildOptions {
   std::int64_t memory_limit_mb = 0;    // RLIMIT_AS of each of its processes; 0: none
 };
 
+/// A small process that outlives this one and then kills the groups that it was told of, so that a
+/// trainer that is killed leaves nothing of its children's behind. Without /bin/sh there is none.
+class Guard {
+ public:
+  Guard();
+  ~Guard();
+  Guard(const Guard&) = delete;
+  Guard& operator=(const Guard&) = delete;
+
+  void watch(pid_t group) const { tell('+', group); }
+  void forget(pid_t group) const { tell('-', group); }
+
+ private:
+  void tell(char what, pid_t group) const;
+
+  pid_t pid_ = -1;
+  int input_ = -1;
+};
+
 /// A child process with pipes on its stdin, stdout and stderr, that can be killed with all that it
 /// started. It leads a process group of its own, has no other file of this process open, dumps no
 /// core, is what a machine out of memory kills first, and dies with the thread that started it: use
@@ -30,8 +49,8 @@ struct ChildOptions {
 /// keep to one thread unless the environment says otherwise.
 class Child {
  public:
-  /// Throws std::system_error where the program cannot be run.
-  explicit Child(const ChildOptions& options);
+  /// Throws std::system_error where the program cannot be run. `guard`, if any, is to outlive it.
+  explicit Child(const ChildOptions& options, const Guard* guard = nullptr);
   ~Child();  // kills
   Child(const Child&) = delete;
   Child& operator=(const Child&) = delete;
@@ -54,6 +73,7 @@ class Child {
  private:
   void close_pipes();
 
+  const Guard* guard_;
   std::string mark_;
   pid_t pid_ = -1;
   int input_ = -1, output_ = -1, errors_ = -1;

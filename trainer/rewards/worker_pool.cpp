@@ -109,7 +109,7 @@ bool WorkerPool::is_working() const {
 void WorkerPool::start(Worker& worker) {
   worker = Worker();
   try {
-    worker.child = std::make_unique<Child>(options_.child);
+    worker.child = std::make_unique<Child>(options_.child, &guard_);
   } catch (const std::system_error& error) {
     ++failed_starts_;
     last_start_ = error.what();

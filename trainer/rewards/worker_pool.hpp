@@ -83,6 +83,7 @@ class WorkerPool {
   bool is_working() const;
 
   PoolOptions options_;
+  Guard guard_;  // outlives the children
   std::vector<std::unique_ptr<Worker>> workers_;
   std::deque<Call> queue_;
   const Settle* settle_ = nullptr;  // while run() runs
