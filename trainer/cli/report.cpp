@@ -11,7 +11,6 @@
 #include "models/files/durable_file.hpp"
 #include "trainer/cli/commands.hpp"
 #include "trainer/metrics/log.hpp"
-#include "trainer/metrics/progress.hpp"
 
 namespace tailor::trainer::cli {
 namespace {
@@ -54,8 +53,8 @@ int report_command(const ReportOptions& options) {
   } else {
     std::cout << "wrote " << file.string() << " ("
               << counted(report.totals.steps.value_or(0), "step") << ", "
-              << counted(report.num_samples, "sample") << ", "
-              << bytes_text(static_cast<std::int64_t>(report.html.size())) << ")\n";
+              << counted(report.num_samples, "sample") << ", " << (report.html.size() + 1023) / 1024
+              << " KiB)\n";
   }
   return 0;
 }

@@ -39,14 +39,16 @@ void add_lengths(std::vector<Metric>& out, const std::string& name,
   out.push_back({"completions/max_" + name, most});
 }
 
-/// Counts of the rewards in equal bins between the smallest and the largest.
+/// Counts of the rewards in equal bins between the smallest and the largest; narrow ones where all
+/// are the same.
 void add_histogram(std::vector<Metric>& out, const RewardColumn& rewards) {
   std::vector<double> values;
   for (const auto& reward : rewards)
     if (reward) values.push_back(*reward);
   if (values.empty()) return;
   const auto [mean, least, most] = extent(values);
-  const double width = most > least ? (most - least) / kHistogramBins : 1.0;
+  const double width =
+      most > least ? (most - least) / kHistogramBins : 1e-3 * std::max(1.0, std::abs(least));
   Histogram histogram{.edges = {}, .counts = std::vector<std::int64_t>(kHistogramBins, 0)};
   for (std::int64_t i = 0; i <= kHistogramBins; ++i)
     histogram.edges.push_back(least + width * static_cast<double>(i));

@@ -25,6 +25,7 @@ Cell number_of(const Json& value) {
 }
 
 std::optional<std::vector<double>> finite_numbers(const Json& object, const char* key) {
+  if (!object.is_object()) return std::nullopt;
   const auto list = object.find(key);
   if (list == object.end() || !list->is_array() || list->size() > kMaxBins + 1) return std::nullopt;
   std::vector<double> numbers;
@@ -35,15 +36,43 @@ std::optional<std::vector<double>> finite_numbers(const Json& object, const char
   return numbers;
 }
 
+bool is_histogram(const RewardHistogram& histogram) {
+  return !histogram.counts.empty() && histogram.edges.size() == histogram.counts.size() + 1 &&
+         std::ranges::is_sorted(histogram.edges) &&
+         std::ranges::all_of(histogram.counts, [](double count) { return count >= 0; });
+}
+
+/// Of {"edges": [...], "counts": [...]}; none where it is not usable.
 std::optional<RewardHistogram> histogram_of(std::int64_t step, const Json& value) {
-  if (!value.is_object()) return std::nullopt;
   auto edges = finite_numbers(value, "edges");
   auto counts = finite_numbers(value, "counts");
-  if (!edges || !counts || counts->empty() || edges->size() != counts->size() + 1)
-    return std::nullopt;
-  if (!std::ranges::is_sorted(*edges)) return std::nullopt;
-  if (std::ranges::any_of(*counts, [](double count) { return count < 0; })) return std::nullopt;
-  return RewardHistogram{step, std::move(*edges), std::move(*counts)};
+  if (!edges || !counts) return std::nullopt;
+  RewardHistogram histogram{step, std::move(*edges), std::move(*counts)};
+  return is_histogram(histogram) ? std::optional(std::move(histogram)) : std::nullopt;
+}
+
+/// The two in one, in bins that both fit into; where their edges differ a count goes to the bin
+/// that holds the middle of its own.
+RewardHistogram joined(const RewardHistogram& a, const RewardHistogram& b) {
+  RewardHistogram out{b.step, b.edges, b.counts};
+  if (a.edges == b.edges) {
+    for (std::size_t i = 0; i < out.counts.size(); ++i) out.counts[i] += a.counts[i];
+    return out;
+  }
+  const auto bins = std::max(a.counts.size(), b.counts.size());
+  const double low = std::min(a.edges.front(), b.edges.front());
+  const double width = (std::max(a.edges.back(), b.edges.back()) - low) / static_cast<double>(bins);
+  out.edges.clear();
+  for (std::size_t i = 0; i <= bins; ++i) out.edges.push_back(low + width * static_cast<double>(i));
+  out.counts.assign(bins, 0.0);
+  for (const auto* from : {&a, &b}) {
+    for (std::size_t i = 0; i < from->counts.size(); ++i) {
+      const double middle = from->edges[i] / 2 + from->edges[i + 1] / 2;
+      const double at = width > 0 ? (middle - low) / width : 0.0;
+      out.counts[std::min(static_cast<std::size_t>(at), bins - 1)] += from->counts[i];
+    }
+  }
+  return out;
 }
 
 std::optional<std::int64_t> step_of(const Json& row) {
@@ -76,10 +105,11 @@ MetricsTable table_of(const std::map<std::int64_t, Row>& rows, Notes& notes,
     }
   }
   for (auto& column : table.columns) column.second.resize(table.steps.size());
-  if (left_out > 0)
+  if (left_out > 0) {
     notes.push_back(file + ": only the first " + std::to_string(kMaxColumns) +
                     " names have a curve; " + std::to_string(left_out) +
                     " values of others are left out");
+  }
   return table;
 }
 
@@ -143,21 +173,23 @@ MetricsTable read_metrics(const std::filesystem::path& file, Notes& notes) {
     auto& row = rows[*step];
     for (const auto& [name, value] : json.items()) {
       if (name == "step") continue;
-      if (name == "reward_histogram") {
-        auto histogram = histogram_of(*step, value);
-        broken_histograms += histogram || value.is_null() ? 0 : 1;
-        if (histogram) histograms.insert_or_assign(*step, std::move(*histogram));
-      } else if (const auto number = number_of(value)) {
-        row.insert_or_assign(name, *number);
-      }
+      if (const auto number = number_of(value)) row.insert_or_assign(name, *number);
+    }
+    const auto found = json.find("reward_histogram");
+    if (found == json.end() || found->is_null()) continue;
+    if (auto histogram = histogram_of(*step, *found)) {
+      histograms.insert_or_assign(*step, std::move(*histogram));
+    } else {
+      ++broken_histograms;
     }
   }
   lines.tell(notes);
   const auto name = file.filename().string();
-  if (broken_histograms > 0)
+  if (broken_histograms > 0) {
     notes.push_back(name + ": reward_histogram of " + std::to_string(broken_histograms) +
                     (broken_histograms == 1 ? " line is" : " lines are") +
                     " left out: expected {edges: [rising, n + 1], counts: [n]}");
+  }
   auto table = table_of(rows, notes, name);
   for (auto& entry : histograms) table.histograms.push_back(std::move(entry.second));
   return table;
@@ -200,18 +232,13 @@ Curves thinned(const MetricsTable& table, std::size_t max_points) {
 std::vector<RewardHistogram> thinned(std::vector<RewardHistogram> histograms,
                                      std::size_t max_histograms) {
   if (histograms.size() <= max_histograms) return histograms;
-  const auto joined = (histograms.size() + max_histograms - 1) / max_histograms;
+  const auto neighbours = (histograms.size() + max_histograms - 1) / max_histograms;
   std::vector<RewardHistogram> out;
   for (std::size_t i = 0; i < histograms.size(); ++i) {
-    auto& next = histograms[i];
-    if (i % joined == 0) {
-      out.push_back(std::move(next));
-    } else if (out.back().edges == next.edges) {
-      out.back().step = next.step;
-      for (std::size_t bin = 0; bin < next.counts.size(); ++bin)
-        out.back().counts[bin] += next.counts[bin];
+    if (i % neighbours == 0) {
+      out.push_back(std::move(histograms[i]));
     } else {
-      out.back() = std::move(next);
+      out.back() = joined(out.back(), histograms[i]);
     }
   }
   return out;

@@ -56,8 +56,8 @@ struct Curves {
 /// elapsed_s) has the last value of a point.
 Curves thinned(const MetricsTable& table, std::size_t max_points);
 
-/// At most `max_histograms`: neighbours are joined where their edges are the same, otherwise the
-/// later one stays.
+/// At most `max_histograms`: neighbours are joined. Where their edges differ a count moves by half
+/// a bin at most, if bins have one width.
 std::vector<RewardHistogram> thinned(std::vector<RewardHistogram> histograms,
                                      std::size_t max_histograms);
 

@@ -58,10 +58,11 @@ Json curves_json(const Curves& curves) {
 
 Json histograms_json(const std::vector<RewardHistogram>& histograms) {
   Json out = Json::array();
-  for (const auto& histogram : histograms)
+  for (const auto& histogram : histograms) {
     out.push_back({{"step", histogram.step},
                    {"edges", numbers_json(histogram.edges)},
                    {"counts", numbers_json(histogram.counts)}});
+  }
   return out;
 }
 

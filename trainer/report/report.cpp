@@ -39,8 +39,7 @@ std::string name_of(const fs::path& run) {
 void check_is_run(const fs::path& run) {
   if (!fs::exists(run)) throw ConfigError(run.string() + ": no such directory");
   if (!fs::is_directory(run))
-    throw ConfigError(run.string() + ": expected a run directory (output.dir of a job), found a " +
-                      "file");
+    throw ConfigError(run.string() + ": expected a run directory, found a file");
   if (fs::exists(run / kMetrics) || fs::exists(run / kCompletions)) return;
   throw ConfigError(run.string() + ": expected a run directory of `tailor train`, found neither " +
                     kMetrics + " nor " + kCompletions +

@@ -74,10 +74,11 @@ struct Ends {
   std::optional<double> first, last;
 };
 
-Ends ends_of(const MetricsTable& table, const std::string& name) {
+/// Means of the first and of the last tenth of a column, of `max_count` values at most.
+Ends ends_of(const MetricsTable& table, const std::string& name, std::size_t max_count) {
   const auto values = finite_values(table, name);
   if (values.empty()) return {};
-  const auto count = std::clamp<std::size_t>(values.size() / 10, 1, 10);
+  const auto count = std::clamp<std::size_t>(values.size() / 10, 1, max_count);
   double first = 0.0, last = 0.0;
   for (std::size_t i = 0; i < count; ++i) {
     first += values[i].second;
@@ -158,7 +159,7 @@ std::vector<CheckpointFacts> list_checkpoints(const fs::path& folder) {
 Totals totals(const MetricsTable& table) {
   Totals out;
   if (!table.steps.empty()) out.steps = table.steps.back();
-  const auto loss = ends_of(table, "loss"), reward = ends_of(table, "reward");
+  const auto loss = ends_of(table, "loss", 1), reward = ends_of(table, "reward", 10);
   out.first_loss = loss.first;
   out.last_loss = loss.last;
   out.first_reward = reward.first;

@@ -38,9 +38,9 @@ std::vector<CheckpointFacts> list_checkpoints(const std::filesystem::path& folde
 /// What a run's metrics come to. Absent where nothing was logged under the names.
 struct Totals {
   std::optional<std::int64_t> steps, num_tokens, peak_rss_bytes;
-  /// The finite values of a noisy curve at its ends: means of the first and last tenth, of 10 steps
-  /// at most.
-  std::optional<double> first_loss, last_loss, first_reward, last_reward;
+  std::optional<double> first_loss, last_loss;  // the first and the last that are finite
+  /// Rewards are noisy: means of the first and of the last tenth, of 10 steps at most.
+  std::optional<double> first_reward, last_reward;
   std::optional<double> last_eval_loss, best_eval_loss;
   std::optional<std::int64_t> best_eval_step;
   std::optional<double> elapsed_s;          // needs elapsed_s in the table

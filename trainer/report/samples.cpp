@@ -93,7 +93,8 @@ Json item_of(const Json& sample, std::size_t max_text_bytes) {
       item["completion"] = completion_of(value, max_text_bytes);
     } else if (name == "rewards" && value.is_object()) {
       item["rewards"] = rewards_of(value);
-    } else if (name == "step" || name == "reward" || name == "advantage" || name == "num_tokens") {
+    } else if (name == "step" || name == "group" || name == "reward" || name == "advantage" ||
+               name == "num_tokens") {
       if (auto number = number_of(value); !number.is_null()) item[name] = std::move(number);
     } else if (name == "finish_reason" && value.is_string()) {
       item["finish_reason"] = text_of(value, kMaxNameBytes);
@@ -149,10 +150,11 @@ Samples read_samples(const std::filesystem::path& file, const SampleLimits& limi
   lines.tell(notes);
   samples.items_json.assign(std::make_move_iterator(items.begin()),
                             std::make_move_iterator(items.end()));
-  if (samples.num_left_out() > 0)
+  if (samples.num_left_out() > 0) {
     notes.push_back(file.filename().string() + ": of " + std::to_string(samples.total) +
                     " samples the page shows the latest " +
                     std::to_string(samples.items_json.size()));
+  }
   return samples;
 }
 

@@ -18,10 +18,10 @@ struct SampleLimits {
 
 /// The latest samples of completions.jsonl, as the page wants them.
 struct Samples {
-  /// A JSON object each, in file order: step, prompt (text, or a list of {role, content}),
-  /// completion (text), reward, rewards {name: number or null}, advantage, finish_reason,
-  /// num_tokens, and everything else in columns {name: text}. Absent ones are absent; NaN and
-  /// infinities are "nan", "inf" and "-inf".
+  /// A JSON object each, in file order: step, group (the completions of one prompt in a step have
+  /// one number), prompt (text, or a list of {role, content}), completion (text), reward, rewards
+  /// {name: number or null}, advantage, finish_reason, num_tokens, and everything else in columns
+  /// {name: text}. Absent ones are absent; NaN and infinities are "nan", "inf" and "-inf".
   std::vector<std::string> items_json;
   std::int64_t total = 0;  // lines that are samples
   std::int64_t num_left_out() const { return total - static_cast<std::int64_t>(items_json.size()); }

@@ -55,7 +55,7 @@ struct RewardConfig {
   std::int64_t workers = 1;             // children, or requests, at once
   double timeout_s = 10.0;              // wall clock, for one call
   double start_timeout_s = 60.0;        // python: for imports
-  std::int64_t memory_limit_mb = 2048;  // address space of a child's process; 0: no limit
+  std::int64_t memory_limit_mb = 4096;  // address space of a child's process; 0: no limit
   std::int64_t max_restarts = 100;      // of children, in one run
 
   std::string place;  // "job.yaml:31:5: rewards[0]", for errors

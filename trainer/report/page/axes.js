@@ -71,6 +71,7 @@ function tickFormat(ticks, unit, log = false) {
   if (unit === "seconds") {
     if (greatest >= 7200) return scaled(3600, " h");
     if (greatest >= 180) return scaled(60, " min");
+    if (greatest > 0 && greatest < 1e-4) return scaled(1e-6, " \u00b5s");
     return greatest < 0.1 ? scaled(1e-3, " ms") : scaled(1, " s");
   }
   if (log) return (tick) => (tick < 1e-3 || tick >= 1e4 ? powerText(tick) : scaled(1, "")(tick));
@@ -106,8 +107,7 @@ function withAir(low, high, log) {
   // Differences that no tick could tell are none.
   const size = Math.max(Math.abs(low), Math.abs(high));
   if (high - low <= size * 1e-5) {
-    const air = size === 0 ? 1 : size * 0.1;
-    return [low - air, high + air];
+    return size === 0 ? [0, 1] : [low - size * 0.1, high + size * 0.1];
   }
   const air = (high - low) * 0.05;
   if (low >= 0 && low < (high - low) * 0.35) return [0, high + air];

@@ -15,11 +15,12 @@ function smoothed(values, weight) {
 }
 
 class Chart {
-  /** spec: {title, hint, unit, log, series: [{name, label, eval}], band: {low, high, label}}; names of columns. */
+  /** spec: {title, hint, unit, still, series: [{name, label, eval}], band}. The names are columns'; band is {low, high,
+      label} or {around, by, label}; a curve that is `still` has no noise to be smoothed. */
   constructor(spec, view) {
     this.spec = spec;
     this.view = view;
-    this.log = Boolean(spec.log);
+    this.log = false;
     this.width = 0;
     this.svg = svgEl("svg", {tabindex: 0, role: "img"});
     this.logButton = el("button", {
@@ -129,9 +130,10 @@ class Chart {
     this.xs = view.xs();
     [this.x0, this.x1] = [this.xs[view.first], this.xs[view.last]];
     if (!(this.x1 > this.x0)) [this.x0, this.x1] = [this.x0 - 1, this.x0 + 1];
+    this.smoothing = this.spec.still ? 0 : view.smoothing;
     this.smooth = this.spec.series.map((series) => {
       const {values} = this.column(series.name);
-      return view.smoothing > 0 && !series.eval ? smoothed(values, view.smoothing) : values;
+      return this.smoothing > 0 && !series.eval ? smoothed(values, this.smoothing) : values;
     });
     const extent = this.extent();
     const log = this.log && extent.positive;
@@ -257,7 +259,7 @@ class Chart {
   }
 
   lines() {
-    const parts = [], smooth = this.view.smoothing > 0;
+    const parts = [], smooth = this.smoothing > 0;
     const few = this.view.last - this.view.first < 40;
     this.spec.series.forEach((series, i) => {
       const colour = `s${i % 8}`, {values} = this.column(series.name);
@@ -307,7 +309,7 @@ class Chart {
       this.values[i].number.textContent = valueText(value, this.spec.unit) +
           (away && value !== null ? " at " + numberText(view.metrics.steps[found]) : "");
       const smooth = this.smooth[i][found];
-      this.values[i].smooth.textContent = view.smoothing > 0 && !series.eval && typeof smooth === "number"
+      this.values[i].smooth.textContent = this.smoothing > 0 && !series.eval && typeof smooth === "number"
           ? "~ " + valueText(smooth, this.spec.unit) : "";
       if (point !== null && found >= view.first && this.visible(value))
         marks.push(svgEl("circle", {class: `dots s${i % 8}`, cx: this.px(this.xs[found]), cy: this.py(value), r: 4}));

@@ -2,11 +2,13 @@
 
 const kGroups = [
   {title: "Reward", charts: [
-    {title: "Reward", hint: "mean over all completions of a step", series: ["reward"], spread: "reward_std"},
-    {title: "Rewards by name", hint: "mean of each before its weight", pattern: /^rewards\/(.+)\/mean$/},
+    {title: "Reward", hint: "mean over all completions of a step", series: ["reward", "eval_reward"], spread: "reward_std",
+     labels: {reward: "training", eval_reward: "evaluation"}},
+    {title: "Rewards by name", hint: "mean of each before its weight", pattern: /^(?:eval_)?rewards\/(.+)\/mean$/},
     {title: "Spread of rewards", hint: "standard deviations", series: ["reward_std"], labels: {reward_std: "all together"},
-     pattern: /^rewards\/(.+)\/std$/},
+     pattern: /^(?:eval_)?rewards\/(.+)\/std$/},
     {title: "Groups without signal", hint: "share of groups whose completions all have one reward", series: ["frac_reward_zero_std"]},
+    {title: "Samples without a score", hint: "of a step", series: ["num_unscored"]},
   ]},
   {title: "Learning", charts: [
     {title: "Loss", series: ["loss", "eval_loss"], labels: {loss: "training", eval_loss: "evaluation"}, unless: "reward"},
@@ -24,13 +26,23 @@ const kGroups = [
     {title: "Clipped tokens", hint: "share whose probability ratio left the trust region",
      series: ["clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean"],
      labels: {"clip_ratio/low_mean": "below", "clip_ratio/high_mean": "above", "clip_ratio/region_mean": "either"}},
+    {title: "Clipped tokens, extremes", hint: "of the micro-batches of a step", series: ["clip_ratio/low_min", "clip_ratio/high_max"],
+     labels: {"clip_ratio/low_min": "least below", "clip_ratio/high_max": "most above"}},
+    {title: "Probability ratio", hint: "of a token, new over old policy", series: ["ratio/mean", "ratio/max"],
+     labels: {"ratio/mean": "mean", "ratio/max": "greatest"}},
   ]},
   {title: "Completions", charts: [
-    {title: "Length of completions", hint: "tokens; mean, shortest and longest", series: ["completions/mean_length"],
-     range: ["completions/min_length", "completions/max_length"], labels: {"completions/mean_length": "mean"}},
+    {title: "Length of completions", hint: "tokens; mean, shortest and longest",
+     series: ["completions/mean_length", "eval_completions/mean_length"], range: ["completions/min_length", "completions/max_length"],
+     labels: {"completions/mean_length": "mean", "eval_completions/mean_length": "mean, evaluation"}},
+    {title: "Length of those that ended", hint: "tokens; mean, shortest and longest", series: ["completions/mean_terminated_length"],
+     range: ["completions/min_terminated_length", "completions/max_terminated_length"],
+     labels: {"completions/mean_terminated_length": "mean"}},
     {title: "Cut at the limit", hint: "share of completions that did not end by themselves", series: ["completions/clipped_ratio"]},
   ]},
   {title: "Sampler against trainer", charts: [
+    {title: "Difference of log-probabilities", hint: "of a token, absolute", series: ["mismatch/mean_difference", "mismatch/max_difference"],
+     labels: {"mismatch/mean_difference": "mean", "mismatch/max_difference": "greatest"}},
     {title: "Divergence k3", hint: "of the sampler's probabilities from the trainer's", series: ["mismatch/k3"]},
     {title: "Divergence f2", hint: "chi-square, of the sampler from the trainer", series: ["mismatch/f2"]},
     {title: "Greatest ratio", hint: "of the two probabilities of one token", series: ["mismatch/max_ratio"]},
@@ -40,16 +52,17 @@ const kGroups = [
   {title: "Speed and memory", charts: [
     {title: "Tokens a second", series: ["tokens_per_second", "supervised_tokens_per_second", "rollout_tokens_per_second"],
      labels: {tokens_per_second: "all", supervised_tokens_per_second: "supervised", rollout_tokens_per_second: "sampled in rollouts"}},
-    {title: "Time of a step", unit: "seconds", series: ["step_time_s", "rollout_time_s", "update_time_s", "reward_time_s"],
-     labels: {step_time_s: "step", rollout_time_s: "rollout", update_time_s: "update", reward_time_s: "rewards"}},
+    {title: "Time of a step", unit: "seconds", series: ["step_time_s", "rollout_time_s", "update_time_s", "reward_time_s", "measure_time_s"],
+     labels: {step_time_s: "step", rollout_time_s: "rollout", update_time_s: "update", reward_time_s: "rewards",
+              measure_time_s: "log-probabilities"}},
     {title: "Time of an evaluation", unit: "seconds", series: ["eval_runtime_s"]},
-    {title: "Memory", hint: "resident, of the process", unit: "bytes", series: ["rss_bytes"]},
+    {title: "Memory", hint: "resident, of the process", unit: "bytes", series: ["rss_bytes"], still: true},
   ]},
 ];
 const kMaxSeries = 8;
 
 /** Columns that are an axis, or the same at every line. */
-const kNoCurve = new Set(["epoch", "num_tokens", "elapsed_s", "eval_num_tokens"]);
+const kNoCurve = new Set(["epoch", "num_tokens", "elapsed_s", "eval_num_tokens", "eval_num_prompts"]);
 
 function isEval(name) { return name.startsWith("eval_"); }
 
@@ -64,9 +77,15 @@ function chartsOf(template, columns, taken) {
   if (template.unless && template.unless in columns) return [];
   const take = (name) => name in columns && !taken.has(name) && Boolean(taken.add(name));
   const names = (template.series ?? []).filter(take);
-  if (template.pattern) names.push(...Object.keys(columns).filter((name) => template.pattern.test(name) && take(name)));
+  if (template.pattern) {
+    const found = Object.keys(columns).filter((name) => template.pattern.test(name) && take(name));
+    names.push(...found.filter((name) => !isEval(name)), ...found.filter(isEval));
+  }
   if (names.length === 0) return [];
-  const label = (name) => template.labels?.[name] ?? (template.pattern ? name.match(template.pattern)?.[1] : null) ?? name;
+  const label = (name) => {
+    const part = template.pattern?.exec(name)?.[1];
+    return template.labels?.[name] ?? (part === undefined ? name : isEval(name) ? part + ", evaluation" : part);
+  };
   const series = names.map((name) => ({name, label: label(name), eval: isEval(name)}));
   if (series.length > kMaxSeries) {
     const charts = [];

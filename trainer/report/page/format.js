@@ -49,9 +49,10 @@ function bytesText(bytes) {
   return (unit === 0 ? String(size) : size.toFixed(size < 10 ? 2 : size < 100 ? 1 : 0)) + " " + kByteUnits[unit];
 }
 
-/** "0.42 s", "48 s", "12 min 04 s", "3 h 20 min", "2 d 4 h". */
+/** "35 ms", "0.42 s", "48 s", "12 min 04 s", "3 h 20 min", "2 d 4 h". */
 function secondsText(seconds) {
   if (typeof seconds !== "number") return numberText(seconds);
+  if (seconds > 0 && seconds < 1e-4) return Number((seconds * 1e6).toPrecision(3)) + " \u00b5s";
   if (seconds < 0.1) return numberText(Number((seconds * 1000).toPrecision(3))) + " ms";
   if (seconds < 10) return Number(seconds.toPrecision(3)) + " s";
   const whole = Math.round(seconds), minutes = Math.floor(whole / 60), hours = Math.floor(minutes / 60);

@@ -68,7 +68,13 @@ class RewardPicture {
         : [-Infinity, Infinity];
     const inRange = this.all.filter(({step}) => step >= from && step <= to);
     this.shown = inRange.length > 0 ? inRange : this.all;
-    const [low, high] = [Math.min(...this.shown.map(({edges}) => edges[0])), Math.max(...this.shown.map(({edges}) => edges[edges.length - 1]))];
+    // Where nothing is, the axis need not be.
+    let [low, high] = [Infinity, -Infinity];
+    for (const {edges, counts} of this.shown)
+      counts.forEach((count, bin) => {
+        if (count > 0) [low, high] = [Math.min(low, edges[bin]), Math.max(high, edges[bin + 1])];
+      });
+    if (low > high) [low, high] = [0, 1];
     this.low = low;
     this.high = high > low ? high : low + 1;
     this.width = Math.round(this.map.clientWidth) || 640;
@@ -85,7 +91,7 @@ class RewardPicture {
         const top = this.py(histogram.edges[bin + 1]), floor = this.py(histogram.edges[bin]);
         // The eye tells light shades better than dark ones: a root gives rare rewards a colour.
         parts.push(svgEl("rect", {class: "cell", x: (this.left + i * wide).toFixed(2), y: top.toFixed(2), width: Math.max(1, wide).toFixed(2),
-            height: Math.max(1, floor - top).toFixed(2), "fill-opacity": Math.sqrt(count / all / this.greatest).toFixed(3)}));
+            height: Math.max(4, floor - top).toFixed(2), "fill-opacity": Math.sqrt(count / all / this.greatest).toFixed(3)}));
       });
     });
     for (const tick of ticks)
@@ -118,8 +124,8 @@ class RewardPicture {
     for (const bin of bins.sort((a, b) => histogram.counts[b] - histogram.counts[a])) {
       const count = histogram.counts[bin];
       const top = this.py(histogram.edges[bin + 1]), floor = this.py(histogram.edges[bin]);
-      const long = ((width - this.left - 62) * count) / most;
-      parts.push(svgEl("rect", {class: "bar", x: this.left, y: top + 0.5, width: Math.max(1, long), height: Math.max(1, floor - top - 1)}));
+      const long = ((width - this.left - 84) * count) / most;
+      parts.push(svgEl("rect", {class: "bar", x: this.left, y: top + 0.5, width: Math.max(1, long), height: Math.max(4, floor - top - 1)}));
       const middle = (top + floor) / 2 + 4;
       if (labelled.every((other) => Math.abs(other - middle) >= 11)) {  // those of thin bars would lie on each other
         parts.push(svgEl("text", {class: "bar-text", x: this.left + long + 5, y: middle}, `${numberText(count)} (${Math.round((100 * count) / all)} %)`));

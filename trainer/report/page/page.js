@@ -33,7 +33,7 @@ function tiles({job, totals, adapter, metrics}) {
   const number = (value) => (value === null ? null : numberText(value));
   if (totals.steps !== null)
     tile("steps", numberText(totals.steps), job?.max_steps ? `of ${numberText(job.max_steps)}` : null);
-  if (totals.last_reward !== null) tile("reward", number(totals.last_reward), `from ${numberText(totals.first_reward)}`);
+  if (totals.last_reward !== null) tile("reward", number(totals.last_reward), `from ${numberText(totals.first_reward)}; means of a tenth of the steps`);
   if (totals.last_loss !== null) tile("loss", number(totals.last_loss), `from ${numberText(totals.first_loss)}`);
   if (totals.last_eval_loss !== null)
     tile("evaluation loss", number(totals.last_eval_loss),

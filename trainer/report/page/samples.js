@@ -23,6 +23,11 @@ function promptExcerptText(sample) {
   return Array.isArray(sample.prompt) ? sample.prompt[sample.prompt.length - 1].content : promptText(sample);
 }
 
+/** Two samples answer the same prompt of one step. */
+function sameGroup(a, b) {
+  return a.step === b.step && (a.group === undefined ? promptText(a) === promptText(b) : a.group === b.group);
+}
+
 class SampleTable {
   constructor(samples) {
     this.samples = samples.map((sample, number) => ({...sample, number}));
@@ -105,7 +110,7 @@ class SampleTable {
     const {step, finish, group, query, sort} = this.chosen;
     const found = this.samples.filter((sample) =>
         (step === "" || String(sample.step) === step) && (finish === "" || sample.finish_reason === finish) &&
-        (group === null || (sample.step === group.step && promptText(sample) === group.prompt)) &&
+        (group === null || sameGroup(sample, group)) &&
         (query === "" || this.text(sample).includes(query)));
     const {key, down} = kSorts[sort];
     const value = (sample) => (typeof key(sample) === "number" ? key(sample) : null);
@@ -160,6 +165,7 @@ class SampleTable {
     const cell = ({name, label}) => {
       if (name === "prompt" || name === "completion") {
         const text = name === "prompt" ? promptExcerptText(sample) : sample.completion ?? "";
+        if (text === "") return el("td", {class: "excerpt dim", "data-name": label}, "(empty)");
         const matches = query !== "" && text.toLowerCase().includes(query);
         const begin = el("span", {}, textNodes(excerpt(text, matches ? query : ""), query));
         // Answers to one prompt begin alike, and their end tells them apart.
@@ -184,7 +190,7 @@ class SampleTable {
     const facts = [];
     const fact = (name, text) => facts.push(el("div", {}, el("dt", {}, textNodes(name)), el("dd", {}, text)));
     for (const [name, value] of Object.entries(sample.rewards ?? {})) fact(name, value === null ? "not scored" : numberText(value));
-    const group = this.samples.filter((other) => other.step === sample.step && promptText(other) === promptText(sample));
+    const group = this.samples.filter((other) => sameGroup(other, sample));
     const messages = Array.isArray(sample.prompt) ? sample.prompt : sample.prompt === undefined ? [] : [{role: "prompt", content: sample.prompt}];
     return el("tr", {class: "detail"}, el("td", {colspan: this.columns.length + 1},
         facts.length > 0 ? [el("h4", {}, "rewards"), el("dl", {class: "facts"}, facts)] : null,
@@ -194,7 +200,7 @@ class SampleTable {
         group.length > 1 && this.chosen.group === null ? el("p", {}, el("button", {
           type: "button",
           onclick: () => {
-            this.chosen.group = {step: sample.step, prompt: promptText(sample)};
+            this.chosen.group = sample;
             this.page = 0;
             this.update();
             this.element.scrollIntoView();
