@@ -49,6 +49,32 @@ TEST_CASE("the bar shows every figure where there is room", "[metrics]") {
   CHECK_THAT(unicode, Contains("\u2501\u2501") && Contains("\u2500\u2500"));
 }
 
+TEST_CASE("under GRPO the bar shows rewards, lengths and where the time goes", "[metrics]") {
+  auto metrics = kMetrics;
+  metrics.more = {{"reward", 0.5},
+                  {"reward_std", 0.25},
+                  {"frac_reward_zero_std", 0.125},
+                  {"completions/mean_length", 61.4},
+                  {"rollout_tokens_per_second", 245.0},
+                  {"rollout_time_s", 6.0},
+                  {"reward_time_s", 1.0},
+                  {"update_time_s", 3.0},
+                  {"update_tokens_per_second", 1200.0},
+                  {"entropy", 1.5},
+                  {"clip_ratio/region_mean", 0.0}};
+  const auto line = bar_line(metrics, kProgress, 300, {});
+  CHECK_THAT(line, Contains("reward 0.500 (std 0.25)  no spread 12%  length 61  entropy 1.50  "
+                            "245 tok/s sampled  1,200 trained  time 60/10/30%"));
+  CHECK_THAT(line, !Contains("loss"));
+  CHECK_THAT(plain_line(metrics, kProgress), Contains("reward 0.500"));
+  metrics.more = {{"entropy", 1.5},
+                  {"clip_ratio/region_mean", 0.0},
+                  {"kl", 0.01},
+                  {"update_tokens_per_second", 1200.0}};
+  CHECK_THAT(bar_line(metrics, kProgress, 300, {}),
+             Contains("kl 0.01  entropy 1.50  1,200 tok/s trained  lr") && !Contains("nan"));
+}
+
 TEST_CASE("the bar fits into any width and leaves out the last figures first", "[metrics]") {
   auto busy = kProgress;
   busy.activity = "evaluating 3/12";

@@ -57,25 +57,34 @@ std::string steps_text(const StepMetrics& metrics, const Progress& progress) {
   return step + "/" + total;
 }
 
-bool is_grpo(const StepMetrics& metrics) { return find_number(metrics.more, "reward").has_value(); }
+bool is_grpo(const StepMetrics& metrics) {
+  return find_number(metrics.more, "clip_ratio/region_mean").has_value();
+}
 
-/// What GRPO's user watches, the most wanted first. The loss is about 0 by construction and says
-/// nothing.
+/// What GRPO's user watches, the most wanted first; of the rollouts only in a step that made some.
+/// The loss is about 0 by construction and says nothing.
 std::vector<std::string> grpo_figures(const StepMetrics& metrics) {
   const auto of = [&](const char* name) {
     return find_number(metrics.more, name).value_or(std::numeric_limits<double>::quiet_NaN());
   };
+  const bool sampled = find_number(metrics.more, "reward").has_value();
   std::vector<std::string> list;
-  list.push_back(printed("reward %.3f (std %.2f)", of("reward"), of("reward_std")));
-  list.push_back(printed("no spread %.0f%%", 100.0 * of("frac_reward_zero_std")));
-  list.push_back(printed("length %.0f", of("completions/mean_length")));
+  if (sampled) {
+    list.push_back(printed("reward %.3f (std %.2f)", of("reward"), of("reward_std")));
+    list.push_back(printed("no spread %.0f%%", 100.0 * of("frac_reward_zero_std")));
+    list.push_back(printed("length %.0f", of("completions/mean_length")));
+  }
   if (find_number(metrics.more, "kl")) list.push_back(printed("kl %.3g", of("kl")));
-  list.push_back(rate_text(of("rollout_tokens_per_second")) + " tok/s sampled");
-  list.push_back(rate_text(metrics.tokens_per_second) + " trained");
-  const double rollout = of("rollout_time_s"), reward = of("reward_time_s"),
-               update = of("update_time_s"), all = std::max(rollout + reward + update, 1e-9);
-  list.push_back(printed("time %.0f/%.0f/%.0f%%", 100.0 * rollout / all, 100.0 * reward / all,
-                         100.0 * update / all));
+  list.push_back(printed("entropy %.2f", of("entropy")));
+  if (sampled) list.push_back(rate_text(of("rollout_tokens_per_second")) + " tok/s sampled");
+  list.push_back(rate_text(of("update_tokens_per_second")) +
+                 (sampled ? " trained" : " tok/s trained"));
+  if (sampled) {
+    const double rollout = of("rollout_time_s"), reward = of("reward_time_s"),
+                 update = of("update_time_s"), all = std::max(rollout + reward + update, 1e-9);
+    list.push_back(printed("time %.0f/%.0f/%.0f%%", 100.0 * rollout / all, 100.0 * reward / all,
+                           100.0 * update / all));
+  }
   list.push_back("lr " + learning_rate_text(metrics.learning_rate));
   list.push_back("grad " + norm_text(metrics.grad_norm));
   return list;
