@@ -111,6 +111,7 @@ RunConfig parse_run_config(const std::string& text, const std::filesystem::path&
 
 /// The resolved configuration, defaults included, as YAML that read_run_config() accepts.
 std::string to_yaml(const RunConfig& config);
+std::string to_yaml(const GrpoConfig& config);  // its section
 
 /// JSON Schema (draft 2020-12) of the job file, made from the same reader.
 std::string job_schema();

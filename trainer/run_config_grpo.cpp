@@ -14,7 +14,6 @@ constexpr configs::Range kPositive{.min = 0.0, .open_min = true};
 constexpr configs::Range kShare{.min = 0.0, .max = 1.0};
 constexpr configs::Range kShareAboveZero{.min = 0.0, .max = 1.0, .open_min = true};
 constexpr configs::Range kAboveOne{.min = 1.0, .open_min = true};
-constexpr configs::Range kFromOne{.min = 1.0};
 
 std::optional<double> optional_number(Section& section, const std::string& key,
                                       configs::Range range) {
@@ -70,6 +69,10 @@ LossType read_loss_type(Section& grpo, GrpoConfig& config) {
       "loss_type",
       {"grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "minirl", "luspo", "vespo", "gspo"},
       word_of(config.loss_type, kLossTypes));
+  if (word == "gspo" && grpo.has("importance_sampling_level") &&
+      config.importance_sampling_level == RatioLevel::Token)
+    grpo.report("loss_type",
+                "gspo is grpo with importance_sampling_level: sequence, and token is given");
   if (word != "gspo")
     return static_cast<LossType>(std::ranges::find(kLossTypes, word) - kLossTypes.begin());
   config.importance_sampling_level = RatioLevel::Sequence;
@@ -106,6 +109,11 @@ void read_loss(Section& grpo, GrpoConfig& config) {
   config.top_entropy_quantile =
       grpo.number("top_entropy_quantile", config.top_entropy_quantile, kShareAboveZero);
   config.entropy_coef = grpo.number("entropy_coef", config.entropy_coef, kNotNegative);
+  if (config.delta && *config.delta <= 1.0 + config.clip_high())
+    grpo.reject("delta", "expected more than 1 + epsilon_high (" +
+                             configs::number_text(1.0 + config.clip_high()) + ')');
+  if (config.loss_type == LossType::MiniRl && config.scale_rewards != ScaleRewards::None)
+    grpo.report("loss_type", "minirl needs scale_rewards: none");
   if (config.loss_type == LossType::Cispo && !config.epsilon_high)
     grpo.report("loss_type", "cispo needs epsilon_high, the cap of the ratio (5.0 is common)");
   if (config.loss_type == LossType::Luspo &&
@@ -120,6 +128,16 @@ void read_kl(Section& grpo, GrpoConfig& config) {
   config.use_bias_correction_kl =
       grpo.boolean("use_bias_correction_kl", config.use_bias_correction_kl);
   config.kl_limit = grpo.number("kl_limit", config.kl_limit, kNotNegative);
+  for (const auto* key : {"kl_estimator", "kl_in", "use_bias_correction_kl"})
+    if (config.beta == 0.0 && grpo.has(key)) grpo.report(key, "has no effect without beta above 0");
+  if (config.kl_in == KlPlace::Reward && config.beta > 0.0) {
+    if (grpo.has("kl_estimator") && config.kl_estimator != KlEstimator::K1)
+      grpo.report("kl_estimator", "expected k1 where kl_in is reward");
+    if (config.use_bias_correction_kl)
+      grpo.report("use_bias_correction_kl", "has no effect where kl_in is reward");
+    if (config.multi_objective_aggregation == RewardAggregation::NormalizeThenSum)
+      grpo.report("kl_in", "expected loss where multi_objective_aggregation is normalize_then_sum");
+  }
   if (config.kl_limit > 0.0 && config.beta == 0.0)
     grpo.report("kl_limit", "needs beta above 0: without it the divergence is not measured");
 }
@@ -131,6 +149,10 @@ void read_correction(Section& grpo, GrpoConfig& config) {
       grpo.number("importance_sampling_clip_max", config.importance_sampling_clip_max, kPositive);
   config.importance_sampling_clip_min =
       optional_number(grpo, "importance_sampling_clip_min", kNotNegative);
+  if (config.importance_sampling_clip_min.value_or(0.0) > config.importance_sampling_clip_max)
+    grpo.report("importance_sampling_clip_min",
+                "expected at most importance_sampling_clip_max (" +
+                    configs::number_text(config.importance_sampling_clip_max) + ')');
   config.mismatch_limit = grpo.number("mismatch_limit", config.mismatch_limit, kNotNegative);
   const auto correction = config.importance_sampling_correction;
   if (config.loss_type == LossType::Vespo &&
@@ -190,6 +212,9 @@ void check_grpo(Section& root, const RunConfig& config) {
     root.section("peft").reject("lora_dropout",
                                 "expected 0 for GRPO: dropout would make the policy that trains "
                                 "another than the one that samples");
+  auto data = root.section("data");
+  for (const auto* key : {"packing", "assistant_only_loss", "completion_only_loss"})
+    if (data.has(key)) data.report(key, "leave it out: it has no meaning for prompts");
   if (config.parallel.pipeline_parallel_size > 1)
     root.section("parallel")
         .reject("pipeline_parallel_size", "expected 1 for GRPO: a stage cannot sample");

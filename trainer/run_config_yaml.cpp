@@ -106,9 +106,6 @@ void write_grpo(std::string& out, const GrpoConfig& grpo) {
       .number("top_entropy_quantile", grpo.top_entropy_quantile)
       .number("entropy_coef", grpo.entropy_coef)
       .number("beta", grpo.beta)
-      .word("kl_estimator", word_of(grpo.kl_estimator, kKlEstimators))
-      .word("kl_in", word_of(grpo.kl_in, kKlPlaces))
-      .flag("use_bias_correction_kl", grpo.use_bias_correction_kl)
       .number("kl_limit", grpo.kl_limit)
       .word("importance_sampling_correction",
             word_of(grpo.importance_sampling_correction, kCorrections))
@@ -121,6 +118,11 @@ void write_grpo(std::string& out, const GrpoConfig& grpo) {
       .integer("zero_spread_patience", grpo.zero_spread_patience)
       .flag("share_prompts", grpo.share_prompts)
       .flag("log_completions", grpo.log_completions);
+  if (grpo.beta == 0.0) return;
+  lines.word("kl_in", word_of(grpo.kl_in, kKlPlaces));
+  if (grpo.kl_in == KlPlace::Loss)
+    lines.word("kl_estimator", word_of(grpo.kl_estimator, kKlEstimators))
+        .flag("use_bias_correction_kl", grpo.use_bias_correction_kl);
 }
 
 void write_train(std::string& out, const TrainConfig& train) {
@@ -156,6 +158,12 @@ std::string reports(const OutputConfig& output) {
 
 }  // namespace
 
+std::string to_yaml(const GrpoConfig& config) {
+  std::string out;
+  write_grpo(out, config);
+  return out;
+}
+
 std::string to_yaml(const RunConfig& config) {
   std::string out = "task: " + config.task + '\n';
   Lines(out, "model")
@@ -165,15 +173,16 @@ std::string to_yaml(const RunConfig& config) {
       .word("device", config.model.device);
   if (config.peft) write_peft(out, *config.peft, config.adapter_path);
   const auto& data = config.data;
-  Lines(out, "data")
-      .files("train", data.train)
+  Lines lines(out, "data");
+  lines.files("train", data.train)
       .files("eval", data.eval)
       .integer("max_length", data.max_length)
-      .flag("packing", data.packing)
-      .flag("assistant_only_loss", data.assistant_only_loss)
-      .flag("completion_only_loss", data.completion_only_loss)
       .word("over_length", word_of(data.over_length, kOverLengths))
       .flag("shuffle", data.shuffle);
+  if (config.task != "grpo")
+    lines.flag("packing", data.packing)
+        .flag("assistant_only_loss", data.assistant_only_loss)
+        .flag("completion_only_loss", data.completion_only_loss);
   if (config.task == "grpo") {
     write_grpo(out, config.grpo);
     out += rewards_yaml(config.rewards);

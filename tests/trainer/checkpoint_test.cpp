@@ -318,6 +318,25 @@ TEST_CASE("a resume names what would make it another run and lets the rest pass"
                                    "output.save_steps: begun with 50, now 7"});
 }
 
+TEST_CASE("a resume of GRPO keeps loss, sampling and rewards") {
+  RunConfig begun;
+  begun.task = "grpo";
+  begun.rewards.push_back({.name = "numeric_answer"});
+  auto now = begun;
+  now.grpo.rollout_batch_size = 64;
+  CHECK(compare_configs(begun, now).refused.empty());
+  CHECK(compare_configs(begun, now).noted ==
+        Names{"grpo.rollout_batch_size: begun with 32, now 64"});
+  now.grpo.temperature = 0.5;
+  now.grpo.epsilon_high = 0.28;
+  now.rewards[0].weight = 2.0;
+  const auto refused = compare_configs(begun, now).refused;
+  REQUIRE(refused.size() == 3);
+  CHECK(refused[0] == "grpo.epsilon_high: begun with none, now 0.28");
+  CHECK(refused[1] == "grpo.temperature: begun with 1, now 0.5");
+  CHECK(refused[2].starts_with("rewards: begun with "));
+}
+
 TEST_CASE("a resume lets the model and the adapter to begin with lie elsewhere") {
   RunConfig begun;
   begun.model.name_or_path = "/old/model";

@@ -378,7 +378,7 @@ TEST_CASE("a GRPO job has TRL's defaults and is read back as it was written", "[
       "num_generations: 4, max_completion_length: 32, min_new_tokens: 2, temperature: 0.7, "
       "steps_per_generation: 4, num_iterations: 2, scale_rewards: rloo, loss_type: gspo, "
       "epsilon: 3.0e-4, epsilon_high: 4.0e-4, delta: 4, dual_clip: 3, beta: 0.04, "
-      "kl_estimator: k3+, kl_in: reward, importance_sampling_correction: token_mask, "
+      "kl_estimator: k3+, importance_sampling_correction: token_mask, "
       "importance_sampling_clip_min: 0.5, mask_truncated_completions: true, dynamic_sampling: "
       "true, "
       "top_entropy_quantile: 0.2, share_prompts: false"));
@@ -407,6 +407,12 @@ TEST_CASE("what a GRPO job cannot mean is refused by key", "[trainer]") {
              Catch::Contains("expected at most max_completion_length (4)"));
   CHECK_THAT(workspace.errors(with_grpo("top_p: 0.9, importance_sampling_correction: token_mask")),
              Catch::Contains("expected auto or off where top_p"));
+  CHECK_THAT(workspace.errors(with_grpo("kl_in: reward")), Catch::Contains("without beta above 0"));
+  CHECK_THAT(workspace.errors(with_grpo("delta: 1.1")), Catch::Contains("1 + epsilon_high (1.2)"));
+  CHECK_THAT(workspace.errors(with_grpo("importance_sampling_clip_min: 3")),
+             Catch::Contains("expected at most importance_sampling_clip_max (2)"));
+  CHECK_THAT(workspace.errors(with_grpo("loss_type: minirl")),
+             Catch::Contains("minirl needs scale_rewards: none"));
   CHECK_THAT(workspace.errors(with_grpo("kl_limit: 1")), Catch::Contains("needs beta above 0"));
   CHECK_THAT(workspace.errors(with_grpo("router_replay: r3")), Catch::Contains("expected off"));
   CHECK_THAT(workspace.errors(with_grpo("use_vllm: true")), Catch::Contains("leave it out"));

@@ -1,8 +1,13 @@
 #include "trainer/checkpoint/resume.hpp"
 
+#include <algorithm>
+#include <iterator>
+#include <map>
 #include <sstream>
+#include <string_view>
 #include <type_traits>
 
+#include "trainer/rewards/reward_reading.hpp"
 #include "trainer/run_config_words.hpp"
 
 namespace tailor::trainer {
@@ -132,6 +137,50 @@ void compare_data(const DataConfig& a, const DataConfig& b, Comparison& differs)
   differs("data.shuffle", a.shuffle, b.shuffle);
 }
 
+/// What may change: how fast it goes, when it stops, what is kept beside it.
+constexpr std::string_view kHarmless[] = {"rollout_batch_size", "log_completions",
+                                          "mismatch_limit",     "zero_spread_patience",
+                                          "kl_limit",           "share_prompts"};
+
+/// "  key: value" lines of a section.
+std::map<std::string, std::string> values_of(const std::string& yaml) {
+  std::map<std::string, std::string> out;
+  std::istringstream lines(yaml);
+  for (std::string line; std::getline(lines, line);) {
+    const auto colon = line.find(": ");
+    if (colon != std::string::npos) out[line.substr(2, colon - 2)] = line.substr(colon + 2);
+  }
+  return out;
+}
+
+void compare_grpo(const GrpoConfig& a, const GrpoConfig& b, Comparison& refused,
+                  Comparison& noted) {
+  auto begun = values_of(to_yaml(a)), now = values_of(to_yaml(b));
+  for (const auto& [key, value] : now) begun.try_emplace(key, "none");
+  for (const auto& [key, value] : begun) {
+    const auto found = now.try_emplace(key, "none").first->second;
+    const bool harmless = std::ranges::find(kHarmless, key) != std::end(kHarmless);
+    (harmless ? noted : refused)("grpo." + key, value, found);
+  }
+}
+
+/// The rewards as they decide scores: where their files lie and how long they may take is left out.
+std::string scoring(std::vector<RewardConfig> rewards) {
+  for (auto& reward : rewards) {
+    const RewardConfig plain;
+    reward.workers = plain.workers;
+    reward.timeout_s = plain.timeout_s;
+    reward.memory_limit_mb = plain.memory_limit_mb;
+    reward.max_restarts = plain.max_restarts;
+    reward.start_timeout_s = plain.start_timeout_s;
+    reward.python_executable = plain.python_executable;
+    reward.file = reward.file.filename();
+    reward.schema = reward.schema.filename();
+    reward.cwd = plain.cwd;
+  }
+  return rewards_yaml(rewards);
+}
+
 }  // namespace
 
 ResumeDifferences compare_configs(const RunConfig& begun, const RunConfig& now) {
@@ -144,6 +193,10 @@ ResumeDifferences compare_configs(const RunConfig& begun, const RunConfig& now) 
   if (begun.peft && now.peft) compare_peft(*begun.peft, *now.peft, refused);
   compare_data(begun.data, now.data, refused);
   compare_train(begun.train, now.train, refused);
+  if (begun.task == "grpo" && now.task == "grpo") {
+    compare_grpo(begun.grpo, now.grpo, refused, noted);
+    refused("rewards", scoring(begun.rewards), scoring(now.rewards));
+  }
 
   noted("model.name_or_path", begun.model.name_or_path, now.model.name_or_path);
   // The run began from it and has its factors in the checkpoint.
