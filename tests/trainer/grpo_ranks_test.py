@@ -62,7 +62,7 @@ def run(program, mpiexec, folder, model, name, ranks, sizes):
 
 
 def close(a, b, tolerance=1e-4):
-    return abs(a - b) <= tolerance * max(1.0, abs(a))
+    return abs(a - b) <= tolerance * max(abs(a), 1e-3)
 
 
 def compare(name, found, expected):
@@ -78,6 +78,7 @@ def compare(name, found, expected):
         for key in ("loss", "grad_norm", "kl", "entropy", "reward", "clip_ratio/region_mean", "eval_reward"):
             expect(key not in b or close(b[key], a.get(key, 1e9)), f"{name}: {key}: {b} and {a}")
     worst = max(line["mismatch/max_difference"] for line in metrics if line.get("clip_ratio/region_mean") == 0.0)
+    expect(worst < 1e-4, f"{name}: sampler and trainer apart by {worst}")
     print(f"{name}: {len(mine)} samples alike, log-probabilities of sampler and trainer within {worst:.1e}")
 
 

@@ -110,9 +110,12 @@ TEST_CASE("the cut into batches changes nothing but rounding", "[grpo]") {
 
 TEST_CASE("at the first update ratios are 1 and the gradient is that of -A log p / N", "[grpo]") {
   Bench bench;
-  const auto rollouts = bench.rollouts();
+  auto rollouts = bench.rollouts();
+  const Policy policy{*bench.model, *bench.adapter, bench.config, bench.rows, bench.mesh, {}};
+  measure(policy, rollouts, {.micro_batch_tokens = 9}, &Rollout::old_logprobs);
   const auto result = bench.update(rollouts);
-  CHECK(result.report.policy.ratio == result.report.policy.num_ratios);
+  CHECK(result.report.policy.logprob_difference_max < 2e-5);  // float32, two cuts
+  CHECK(result.report.policy.num_ratios == 15.0);
   CHECK(result.report.policy.clip_low + result.report.policy.clip_high == 0.0);
 
   // The same from whole logits and autograd.
@@ -134,7 +137,7 @@ TEST_CASE("at the first update ratios are 1 and the gradient is that of -A log p
   std::vector<at::Tensor> flat;
   for (const auto& trainable : ordered_trainables(*bench.adapter))
     flat.push_back(trainable.value.grad().flatten());
-  CHECK(distance(at::cat(flat), result.gradients) < 1e-5);
+  CHECK(distance(at::cat(flat), result.gradients) < 2e-5);
 }
 
 TEST_CASE("loss and gradients of a whole step are TRL's, prompts shared or not", "[grpo]") {
@@ -212,7 +215,10 @@ TEST_CASE("completions left out of the loss take no part in it", "[grpo]") {
   const auto without = bench.update(rest);
   CHECK(distance(masked.gradients, without.gradients) < 1e-5);
   for (auto& rollout : some) rollout.counts = false;
-  CHECK_THROWS_WITH(bench.update(some), Catch::Contains("no completion is left in the loss"));
+  const auto nothing = bench.update(some);
+  CHECK(nothing.report.num_loss_tokens == 0);
+  CHECK(nothing.report.loss == 0.0);
+  CHECK(nothing.gradients.abs().max().item<double>() == 0.0);
 }
 
 TEST_CASE("rollouts come back from a checkpoint as they were", "[grpo]") {
@@ -227,14 +233,15 @@ TEST_CASE("rollouts come back from a checkpoint as they were", "[grpo]") {
     }
   batch.rollouts[1].counts = false;
   auto saved = gather_rollouts(batch, *bench.mesh.data);
-  const auto back = scatter_rollouts(saved, /*num_iterations=*/2, *bench.mesh.data, "file");
+  const auto back =
+      scatter_rollouts(saved, /*num_iterations=*/2, /*num_rows=*/2, *bench.mesh.data, "file");
   CHECK(back.num_groups == 2);
   CHECK(back.num_updates == 4);
   CHECK(back.updates_done == 1);
   CHECK((back.rollouts == batch.rollouts));
   for (auto& [name, tensor] : saved)
     if (name == "ids") tensor = tensor.narrow(0, 0, 3);
-  CHECK_THROWS_AS(scatter_rollouts(saved, 2, *bench.mesh.data, "file"), models::FileError);
+  CHECK_THROWS_AS(scatter_rollouts(saved, 2, 2, *bench.mesh.data, "file"), models::FileError);
 }
 
 TEST_CASE("every group has one owner and one update of a pass, shared out evenly", "[grpo]") {

@@ -21,6 +21,7 @@ TIMES = {
     "reward_time_s",
     "measure_time_s",
     "update_time_s",
+    "update_tokens_per_second",
 }
 
 JOB = """\

@@ -8,6 +8,7 @@
 #include "trainer/cli/prompts.hpp"
 #include "trainer/data/rows.hpp"
 #include "trainer/grpo/loop.hpp"
+#include "trainer/metrics/log.hpp"
 
 namespace tailor::trainer::cli {
 namespace {
@@ -35,6 +36,7 @@ class GrpoJobTask final : public JobTask {
         shape_(models::make_causal_lm(pretrained.config_json, pretrained.config_file)->shape()) {
     PromptMaker maker(pretrained, /*as_chat=*/false, /*system=*/"");
     task_.train = load(config.data.train, maker);
+    num_dropped_train_ = num_dropped_;
     task_.eval = load(config.data.eval, maker);
     task_.tokenizer = pretrained.tokenizer;
     task_.stop_ids = maker.stop_ids();
@@ -45,17 +47,13 @@ class GrpoJobTask final : public JobTask {
     total_steps_ =
         grpo_total_steps(config, static_cast<std::int64_t>(task_.train.size()), data_ranks);
     for (auto reward : config.rewards) {
-      if (!reward.max_length) reward.max_length = config.grpo.max_completion_length;
+      if (needs_max_length(reward)) reward.max_length = config.grpo.max_completion_length;
       task_.rewards.push_back(make_reward(reward));
     }
-    for (const auto& row : task_.train) {
-      Example document;
-      document.ids.assign(
-          row.ids.size() + static_cast<std::size_t>(config.grpo.max_completion_length), 0);
-      document.labels.assign(document.ids.size(), 0);
-      documents_.num_tokens += static_cast<std::int64_t>(document.ids.size());
-      documents_.examples.push_back(std::move(document));
-    }
+    if (num_truncated_ > 0)
+      log_warn("data.max_length: " + std::to_string(num_truncated_) +
+               " prompts are longer and lose their beginning, of a conversation its first turns; "
+               "data.over_length: drop leaves them out");
   }
 
   std::int64_t total_steps() const override { return total_steps_; }
@@ -65,8 +63,9 @@ class GrpoJobTask final : public JobTask {
   }
 
   std::vector<std::string> describe() const override {
-    std::vector<std::string> out{"train data: " + prompts_text(task_.train, num_dropped_)};
-    if (!task_.eval.empty()) out.push_back("eval data: " + prompts_text(task_.eval, 0));
+    std::vector<std::string> out{"train data: " + prompts_text(task_.train, num_dropped_train_)};
+    if (!task_.eval.empty())
+      out.push_back("eval data: " + prompts_text(task_.eval, num_dropped_ - num_dropped_train_));
     std::string rewards;
     for (const auto& reward : task_.rewards)
       rewards += (rewards.empty() ? "" : ", ") + reward->config().name + " x " +
@@ -98,7 +97,19 @@ class GrpoJobTask final : public JobTask {
         .dump();
   }
 
-  const Dataset& documents() const override { return documents_; }
+  Dataset documents() const override {
+    const auto longest = size_of(*std::ranges::max_element(task_.train, {}, size_of));
+    Example document;
+    document.ids.assign(static_cast<std::size_t>(longest + config_.grpo.max_completion_length), 0);
+    document.labels.assign(document.ids.size(), 0);
+    Dataset out;
+    // As many as a micro-batch may take.
+    for (std::int64_t i = 0; i < config_.train.per_device_train_batch_size; ++i) {
+      out.num_tokens += static_cast<std::int64_t>(document.ids.size());
+      out.examples.push_back(document);
+    }
+    return out;
+  }
   std::string train_fingerprint() const override { return checksum_of(task_.train); }
   std::string eval_fingerprint() const override { return checksum_of(task_.eval); }
   TrainResult train(TrainRun run) override { return train_grpo(std::move(run), task_); }
@@ -135,6 +146,7 @@ class GrpoJobTask final : public JobTask {
         ++num_dropped_;
         return false;
       }
+      ++num_truncated_;
       row.ids.erase(row.ids.begin(), row.ids.end() - limit);  // the question is at the end
     }
     const auto positions = shape_.max_position_embeddings;
@@ -150,8 +162,7 @@ class GrpoJobTask final : public JobTask {
   BatchPlan plan_;
   models::ModelShape shape_;
   GrpoTask task_;
-  Dataset documents_;
-  std::int64_t total_steps_ = 0, num_dropped_ = 0;
+  std::int64_t total_steps_ = 0, num_dropped_ = 0, num_dropped_train_ = 0, num_truncated_ = 0;
 };
 
 }  // namespace

@@ -23,8 +23,8 @@ class JobTask {
   virtual std::vector<std::string> describe() const = 0;  // lines for people
   /// An example of what is learnt from, cut to about `max_characters`, with its heading.
   virtual std::string sample(std::size_t max_characters) const = 0;
-  virtual std::string plan_json() const = 0;     // an object, for `tailor plan --json`
-  virtual const Dataset& documents() const = 0;  // as long as forward sees them, for estimates
+  virtual std::string plan_json() const = 0;  // an object, for `tailor plan --json`
+  virtual Dataset documents() const = 0;      // as long as forward sees them, for estimates
   /// Checksums, to tell other data from these.
   virtual std::string train_fingerprint() const = 0;
   virtual std::string eval_fingerprint() const = 0;

@@ -110,14 +110,13 @@ PromptRow PromptMaker::row_from_line(const std::string& line, const std::string&
   const auto dumped = [](const json& value) {
     return value.dump(-1, ' ', false, json::error_handler_t::replace);
   };
-  if (row.contains("messages")) {  // what from_line() took; the reply is what is to be learnt
-    auto& messages = row["messages"];
-    while (!messages.empty() && messages.back().value("role", "") != "user")
-      messages.erase(messages.size() - 1);
-    out.prompt_json = dumped(messages);
-  } else {
-    out.prompt_json = dumped(row.contains("prompt") ? row["prompt"] : json(prompt.text));
-  }
+  auto asked = row.contains("messages") ? row["messages"]
+               : row.contains("prompt") ? row["prompt"]
+                                        : json(prompt.text);
+  if (asked.is_array())  // what from_line() took: a reply is what is to be learnt
+    while (!asked.empty() && asked.back().value("role", "") != "user")
+      asked.erase(asked.size() - 1);
+  out.prompt_json = dumped(asked);
   for (const auto* key : {"messages", "prompt", "text", "input_ids"}) row.erase(key);
   out.columns_json = dumped(row);
   return out;

@@ -74,7 +74,7 @@ class SftTask final : public JobTask {
         .dump();
   }
 
-  const Dataset& documents() const override { return train_; }
+  Dataset documents() const override { return train_; }
   std::string train_fingerprint() const override { return checksum_of(train_); }
   std::string eval_fingerprint() const override { return checksum_of(eval_); }
 

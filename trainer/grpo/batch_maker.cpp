@@ -1,5 +1,7 @@
 #include "trainer/grpo/batch_maker.hpp"
 
+#include <ATen/ops/full.h>
+#include <ATen/ops/ones_like.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
@@ -11,14 +13,12 @@
 
 #include "trainer/grpo/entropy_mask.hpp"
 #include "trainer/grpo/policy_loss.hpp"
-#include "trainer/metrics/log.hpp"
 
 namespace tailor::trainer {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr std::size_t kShownFaults = 3;  // a step
 constexpr std::int64_t kHistogramBins = 10;
 
 struct Extent {
@@ -70,19 +70,6 @@ std::vector<double> shared(const std::vector<double>& own, const std::vector<std
   return {at, at + num_samples};
 }
 
-/// Number of each rollout among the samples of all ranks.
-std::vector<std::int64_t> places_of(const std::vector<Rollout>& rollouts,
-                                    std::int64_t num_generations) {
-  std::vector<std::int64_t> out;
-  std::int64_t group = -1, in_group = 0;
-  for (const auto& rollout : rollouts) {
-    in_group = rollout.group == group ? in_group + 1 : 0;
-    group = rollout.group;
-    out.push_back(group * num_generations + in_group);
-  }
-  return out;
-}
-
 }  // namespace
 
 struct BatchMaker::Collected {
@@ -117,7 +104,7 @@ MadeBatch BatchMaker::make(PromptSource& source, std::int64_t& num_rollouts,
   MadeBatch out;
   out.batch = {.num_groups = all.num_groups, .num_updates = plan_.num_updates, .rollouts = {}};
   out.num_sampled_tokens = static_cast<std::int64_t>(all.num_tokens);
-  out.has_spread = weighed.frac_reward_zero_std < 1.0;
+  out.batch.has_spread = std::ranges::count(spread_of(all.judgement.functions), true) > 0;
   describe(all, weighed, out);
   const auto places = places_of(all.rollouts, config_.grpo.num_generations);
   for (std::size_t i = 0; i < all.rollouts.size(); ++i)
@@ -154,16 +141,20 @@ void BatchMaker::sample_into(Collected& all, PromptSource& source, std::int64_t&
   keep(all, std::move(drawn), std::move(judged), missing);
 }
 
+/// Which groups' rewards differ.
+std::vector<bool> BatchMaker::spread_of(const std::vector<RewardColumn>& functions) const {
+  return advantages(functions, weights_, config_.grpo.num_generations, config_.grpo.scale_rewards,
+                    config_.grpo.multi_objective_aggregation)
+      .group_has_spread;
+}
+
 /// Appends the groups that are to be learnt from, numbered on from those that are there.
 void BatchMaker::keep(Collected& all, Drawn drawn, Judgement judged,
                       std::int64_t num_groups) const {
   const auto generations = config_.grpo.num_generations;
   std::vector<bool> keeps(static_cast<std::size_t>(num_groups), true);
   const bool last = all.num_rounds >= config_.grpo.max_num_gen_batches;
-  if (config_.grpo.dynamic_sampling && !last)
-    keeps = advantages(judged.functions, weights_, generations, config_.grpo.scale_rewards,
-                       config_.grpo.multi_objective_aggregation)
-                .group_has_spread;
+  if (config_.grpo.dynamic_sampling && !last) keeps = spread_of(judged.functions);
   std::vector<std::int64_t> number(keeps.size(), -1);
   for (std::size_t g = 0; g < keeps.size(); ++g) {
     if (!keeps[g]) {
@@ -201,17 +192,18 @@ void BatchMaker::measure_old(Collected& all, const StepSettings& settings) const
   const auto& grpo = config_.grpo;
   const bool in_reward = grpo.beta > 0.0 && grpo.kl_in == KlPlace::Reward;
   const bool masks = grpo.top_entropy_quantile < 1.0;
-  if (plan_.num_updates == 1 && !in_reward && !masks) return;
+  const bool bypasses = grpo.importance_sampling_correction == Correction::Bypass;
+  if ((plan_.num_updates == 1 || bypasses) && !in_reward && !masks) return;
   std::vector<float> entropies;
   measure(policy_, all.rollouts, settings, &Rollout::old_logprobs, masks ? &entropies : nullptr);
   if (masks) mask_low_entropy(all.rollouts, entropies);
   if (!in_reward) return;
   std::vector<double> own;
   for (const auto& rollout : all.rollouts) {
-    double kl = 0.0;
-    for (std::size_t t = 0; t < rollout.ids.size(); ++t)
-      kl += static_cast<double>(rollout.old_logprobs[t]) - rollout.reference_logprobs[t];
-    own.push_back(rollout.counts ? kl : 0.0);
+    const auto mask = at::full({rollout.size()}, rollout.counts ? 1.0 : 0.0, at::kFloat);
+    own.push_back(response_kl({0, rollout.size()}, mask, at::tensor(rollout.old_logprobs),
+                              at::tensor(rollout.reference_logprobs))
+                      .front());
   }
   all.kl = shared(own, places_of(all.rollouts, grpo.num_generations),
                   all.num_groups * grpo.num_generations, *policy_.mesh.data);
@@ -232,10 +224,13 @@ void BatchMaker::mask_low_entropy(std::vector<Rollout>& rollouts,
                                            config_.grpo.top_entropy_quantile);
   at = 0;
   for (auto& rollout : rollouts) {
-    rollout.policy_mask.clear();
-    for (std::size_t t = 0; t < rollout.ids.size(); ++t)
-      rollout.policy_mask.push_back(static_cast<double>(entropies[at++]) >= threshold ? 1.0F
-                                                                                      : 0.0F);
+    const auto own = at::tensor(std::vector<float>(
+        entropies.begin() + static_cast<std::ptrdiff_t>(at),
+        entropies.begin() + static_cast<std::ptrdiff_t>(at + rollout.ids.size())));
+    at += rollout.ids.size();
+    const auto mask = high_entropy_mask(own, at::ones_like(own), threshold);
+    rollout.policy_mask.assign(mask.const_data_ptr<float>(),
+                               mask.const_data_ptr<float>() + mask.numel());
   }
 }
 
@@ -243,7 +238,13 @@ Advantages BatchMaker::weigh(const Collected& all) const {
   auto functions = all.judgement.functions;
   auto weights = weights_;
   if (!all.kl.empty()) {
-    functions.emplace_back(all.kl.begin(), all.kl.end());
+    RewardColumn kl(all.kl.begin(), all.kl.end());
+    // What no reward has scored stays unscored.
+    for (std::size_t i = 0; i < kl.size(); ++i)
+      if (std::ranges::none_of(functions,
+                               [&](const auto& scores) { return scores[i].has_value(); }))
+        kl[i].reset();
+    functions.push_back(std::move(kl));
     weights.push_back(-config_.grpo.beta);
   }
   return advantages(functions, weights, config_.grpo.num_generations, config_.grpo.scale_rewards,
@@ -283,11 +284,7 @@ void BatchMaker::describe(const Collected& all, const Advantages& weighed, MadeB
   facts.push_back({"rollout_time_s", all.rollout_s});
   facts.push_back({"reward_time_s", all.reward_s});
   facts.push_back({"measure_time_s", all.measure_s});
-  for (std::size_t i = 0; i < std::min(judgement.faults.size(), kShownFaults); ++i)
-    log_warn("reward " + judgement.faults[i]);
-  if (judgement.faults.size() > kShownFaults)
-    log_warn("... and " + std::to_string(judgement.faults.size() - kShownFaults) +
-             " more samples without a reward");
+  warn_of_faults(judgement.faults);
 }
 
 void BatchMaker::record(const Collected& all, const Advantages& weighed,

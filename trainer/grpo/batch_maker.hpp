@@ -14,7 +14,6 @@ struct MadeBatch {
   RolloutBatch batch;
   std::vector<Metric> facts;         // reward, completions/mean_length, ...
   std::vector<std::string> records;  // lines of completions.jsonl, of this rank; without "step"
-  bool has_spread = true;            // of some group
   std::int64_t num_sampled_tokens = 0;
 };
 
@@ -32,6 +31,7 @@ class BatchMaker {
  private:
   struct Collected;
   void sample_into(Collected& all, PromptSource& source, std::int64_t& num_rollouts);
+  std::vector<bool> spread_of(const std::vector<RewardColumn>& functions) const;
   void keep(Collected& all, Drawn drawn, Judgement judged, std::int64_t num_groups) const;
   void measure_old(Collected& all, const StepSettings& settings) const;
   void measure_reference(Collected& all, const StepSettings& settings) const;

@@ -45,6 +45,7 @@ class Builder {
   }
 
   CompletionBatch finish(std::int64_t row_multiple) {
+    out_.num_tokens = num_tokens();
     const auto over = (row_multiple - num_tokens() % row_multiple) % row_multiple;
     if (over > 0) document(std::vector<std::int64_t>(static_cast<std::size_t>(over), 0), 0, -1);
     out_.batch.ids_T = at::tensor(ids_, at::kLong);

@@ -21,6 +21,7 @@ struct CompletionBatch {
   at::Tensor rows_S, targets_S;       // int64
   std::vector<std::int64_t> offsets;  // {0, ..., S}: completion i is [i] up to [i + 1]
   std::vector<Rollout*> rollouts;     // the completions
+  std::int64_t num_tokens = 0;        // of the batch without what fills it up
 };
 
 enum class Prompts { Shared, Repeated };

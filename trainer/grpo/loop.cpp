@@ -1,15 +1,13 @@
 #include "trainer/grpo/loop.hpp"
 
-#include <ATen/ops/empty.h>
-#include <ATen/ops/tensor.h>
-
 #include <cmath>
-#include <cstring>
+#include <cstdio>
 
 #include "configs/reader.hpp"
 #include "trainer/grpo/batch_maker.hpp"
 #include "trainer/grpo/update.hpp"
 #include "trainer/metrics/jsonl_log.hpp"
+#include "trainer/metrics/log.hpp"
 #include "trainer/sft/numeric_error.hpp"
 
 namespace tailor::trainer {
@@ -22,24 +20,6 @@ std::int64_t steps_per_generation(const RunConfig& config) {
 /// Off where the sampler is the trainer: this program, the same weights and numbers.
 Correction resolved(Correction correction) {
   return correction == Correction::Auto ? Correction::Off : correction;
-}
-
-/// Lines of all ranks on the first, which gets them in the order of the ranks.
-std::vector<std::string> all_lines(const std::vector<std::string>& own, distributed::Group& data) {
-  std::string text;
-  for (const auto& line : own) text += line + '\n';
-  auto bytes = at::empty({static_cast<std::int64_t>(text.size())}, at::kByte);
-  std::memcpy(bytes.mutable_data_ptr(), text.data(), text.size());
-  bytes = gathered(bytes, data).contiguous();
-  const std::string_view all(static_cast<const char*>(bytes.const_data_ptr()),
-                             static_cast<std::size_t>(bytes.numel()));
-  std::vector<std::string> out;
-  for (std::size_t begin = 0; begin < all.size();) {
-    const auto end = all.find('\n', begin);
-    out.emplace_back(all.substr(begin, end - begin));
-    begin = end + 1;
-  }
-  return out;
 }
 
 class GrpoLoop {
@@ -58,14 +38,13 @@ class GrpoLoop {
         maker_(policy_, task, config_, plan_),
         source_(static_cast<std::int64_t>(task.train.size()), config_.data.shuffle,
                 config_.train.seed),
+        from_(run.checkpoint ? run.checkpoint->path.string() : ""),
         training_(run, grpo_total_steps(config_, static_cast<std::int64_t>(task.train.size()),
                                         run.mesh.sizes.data())) {
     auto& state = training_.state();
     source_.seek(state.data);
     batch_.num_updates = 0;  // used up
-    if (!state.rollouts.empty())
-      batch_ = scatter_rollouts(state.rollouts, config_.grpo.num_iterations, *run.mesh.data,
-                                "rollouts.safetensors");
+    if (!state.rollouts.empty()) restore_rollouts(from_);
     state.rollouts = {};
     if (training_.leads() && config_.grpo.log_completions)
       completions_.emplace(config_.output.dir / "completions.jsonl", state.step);
@@ -88,13 +67,19 @@ class GrpoLoop {
     const auto begin = Clock::now();
     const auto settings = training_.settings();
     facts_.clear();
-    bool moves = true;
-    if (batch_.used_up()) moves = sample(settings);
+    if (batch_.used_up()) sample(settings);
     const auto update_begin = Clock::now();
     const auto report = update(settings);
-    facts_.push_back({"update_time_s", seconds_since(update_begin)});
+    const double update_s = seconds_since(update_begin);
+    facts_.push_back({"update_time_s", update_s});
+    facts_.push_back(
+        {"update_tokens_per_second", static_cast<double>(report.num_tokens) / update_s});
     check(report, settings.step);
 
+    if (report.num_loss_tokens == 0)
+      log_warn("step " + std::to_string(settings.step) +
+               ": every completion was cut at the limit and left out "
+               "(grpo.mask_truncated_completions): the step moved nothing");
     batch_.updates_done += 1;
     if (batch_.used_up()) batch_.rollouts.clear();
     training_.state().data = source_.position();
@@ -104,21 +89,20 @@ class GrpoLoop {
     metrics.grad_norm = report.grad_norm;
     metrics.more = facts_;
     tell(report, metrics.more);
-    training_.tell({{"reward", find_number(facts_, "reward").value_or(0.0)}});
+    if (const auto reward = find_number(facts_, "reward")) training_.tell({{"reward", *reward}});
     training_.count_step(std::move(metrics), report.num_tokens, report.num_loss_tokens,
-                         seconds_since(begin), moves);
+                         seconds_since(begin), batch_.has_spread);
   }
 
-  /// A new batch of rollouts; whether anything can be learnt from it.
-  bool sample(const StepSettings& settings) {
+  /// A new batch of rollouts.
+  void sample(const StepSettings& settings) {
     training_.reporter().activity("sampling");
     auto made = maker_.make(source_, training_.state().num_rollouts, settings);
     batch_ = std::move(made.batch);
     facts_ = std::move(made.facts);
     write_completions(made.records, settings.step);
-    check_spread(made.has_spread, settings.step);
+    check_spread(settings.step);
     training_.reporter().activity("");
-    return made.has_spread;
   }
 
   UpdateReport update(const StepSettings& settings) {
@@ -131,15 +115,17 @@ class GrpoLoop {
                        resolved(config_.grpo.importance_sampling_correction));
   }
 
-  void check_spread(bool has_spread, std::int64_t step) {
+  void check_spread(std::int64_t step) {
     auto& count = training_.state().guards.without_spread;
-    count = has_spread ? 0 : count + 1;
+    count = batch_.has_spread ? 0 : count + 1;
     const auto patience = config_.grpo.zero_spread_patience;
     if (patience == 0 || count < patience) return;
-    throw NumericError("step " + std::to_string(step) + ": for " + std::to_string(count) +
-                       " batches all completions of every prompt got the same reward: there is "
-                       "nothing to learn from; look at completions.jsonl, and at prompts that are "
-                       "too hard or too easy (grpo.zero_spread_patience)");
+    throw NumericError(
+        "step " + std::to_string(step) + ": for " + std::to_string(count) +
+        " batches no prompt had completions of different rewards: there is nothing to "
+        "learn from; look at completions.jsonl for prompts that are too hard or "
+        "too easy and for samples that no reward scored "
+        "(grpo.zero_spread_patience)");
   }
 
   void check(const UpdateReport& report, std::int64_t step) const {
@@ -176,6 +162,9 @@ class GrpoLoop {
     out.push_back({"ratio/mean", share(policy.ratio, policy.num_ratios)});
     out.push_back({"ratio/max", policy.ratio_max});
     out.push_back({"num_clamped_ratios", policy.num_clamped});
+    out.push_back({"logprob_difference/max", policy.logprob_difference_max});
+    if (config_.grpo.off_policy_mask_threshold)
+      out.push_back({"num_off_policy_sequences", policy.num_dropped});
     const auto& mismatch = report.mismatch;
     if (mismatch.tokens == 0.0) return;
     out.push_back({"mismatch/mean_difference", mismatch.mean_difference()});
@@ -211,6 +200,7 @@ class GrpoLoop {
                              .seed = config_.train.seed,
                              .first_sequence = 0});
     const auto judged = judge(task_, drawn, num_rows, 1, run_.mesh);
+    warn_of_faults(judged.faults);
     std::vector<double> weights;
     for (const auto& reward : task_.rewards) weights.push_back(reward->config().weight);
     const auto weighed = advantages(judged.functions, weights, 1, ScaleRewards::None);
@@ -221,6 +211,9 @@ class GrpoLoop {
     for (std::size_t f = 0; f < task_.rewards.size(); ++f)
       out.push_back(
           {"eval_rewards/" + task_.rewards[f]->config().name + "/mean", weighed.functions[f].mean});
+    out.push_back({"eval_num_unscored",
+                   std::ranges::count_if(weighed.rewards,
+                                         [](const auto& reward) { return !reward.has_value(); })});
     double tokens = 0.0;
     for (const auto length : judged.lengths) tokens += length;
     out.push_back({"eval_completions/mean_length", tokens / static_cast<double>(num_rows)});
@@ -231,6 +224,18 @@ class GrpoLoop {
                   static_cast<long long>(training_.state().step), weighed.reward.mean,
                   static_cast<long long>(num_rows), seconds_since(begin));
     training_.reporter().report(out, line);
+    training_.tell({{"eval_reward", weighed.reward.mean}});
+  }
+
+  void restore_rollouts(const std::string& checkpoint) {
+    const auto file = checkpoint + "/rollouts.safetensors";
+    batch_ = scatter_rollouts(training_.state().rollouts, config_.grpo.num_iterations,
+                              static_cast<std::int64_t>(task_.train.size()), *run_.mesh.data, file);
+    if (batch_.num_updates != plan_.num_updates)
+      throw configs::ConfigError(file + ": its batch is one of " +
+                                 std::to_string(batch_.num_updates) + " updates, the job's of " +
+                                 std::to_string(plan_.num_updates) +
+                                 "; use the old settings, or another output.dir for a new run");
   }
 
   /// With what is left of the batch.
@@ -247,6 +252,7 @@ class GrpoLoop {
   BatchPlan plan_;
   BatchMaker maker_;
   PromptSource source_;
+  std::string from_;  // the checkpoint to go on from
   AdapterTraining training_;
   RolloutBatch batch_;
   std::vector<Metric> facts_;  // of the batch that the step began with

@@ -19,7 +19,7 @@ constexpr std::pair<const char*, Floats> kTokenValues[] = {
     {"old_logprobs", &Rollout::old_logprobs},
     {"reference_logprobs", &Rollout::reference_logprobs},
     {"policy_mask", &Rollout::policy_mask}};
-constexpr std::int64_t kFacts = 4;  // group, row, tokens, counts
+constexpr std::int64_t kFacts = 5;  // group, row, tokens, counts, rank
 
 template <typename T>
 std::vector<T> listed(const at::Tensor& tensor) {
@@ -65,15 +65,18 @@ NamedTensors gather_rollouts(const RolloutBatch& batch, distributed::Group& data
   std::vector<std::int64_t> facts, ids;
   std::vector<double> advantages;
   for (const auto& rollout : batch.rollouts) {
-    facts.insert(facts.end(), {rollout.group, rollout.row, rollout.size(), rollout.counts ? 1 : 0});
+    facts.insert(facts.end(), {rollout.group, rollout.row, rollout.size(), rollout.counts ? 1 : 0,
+                               static_cast<std::int64_t>(data.rank())});
     ids.insert(ids.end(), rollout.ids.begin(), rollout.ids.end());
     advantages.push_back(rollout.advantage);
   }
-  NamedTensors out{
-      {"batch", at::tensor({batch.num_groups, batch.num_updates, batch.updates_done}, at::kLong)},
-      {"facts", gathered(at::tensor(facts, at::kLong).view({-1, kFacts}), data)},
-      {"advantages", gathered(at::tensor(advantages, at::kDouble), data)},
-      {"ids", gathered(at::tensor(ids, at::kLong), data)}};
+  NamedTensors out{{"batch", at::tensor({batch.num_groups, batch.num_updates, batch.updates_done,
+                                         std::int64_t{batch.has_spread ? 1 : 0},
+                                         static_cast<std::int64_t>(data.size())},
+                                        at::kLong)},
+                   {"facts", gathered(at::tensor(facts, at::kLong).view({-1, kFacts}), data)},
+                   {"advantages", gathered(at::tensor(advantages, at::kDouble), data)},
+                   {"ids", gathered(at::tensor(ids, at::kLong), data)}};
   for (const auto& [name, member] : kTokenValues) {
     std::vector<float> values;
     for (const auto& rollout : batch.rollouts)
@@ -86,7 +89,8 @@ NamedTensors gather_rollouts(const RolloutBatch& batch, distributed::Group& data
 }
 
 RolloutBatch scatter_rollouts(const NamedTensors& saved, std::int64_t num_iterations,
-                              const distributed::Group& data, const std::string& file) {
+                              std::int64_t num_rows, const distributed::Group& data,
+                              const std::string& file) {
   const auto named = [&](const char* name) -> const at::Tensor& {
     if (const auto* tensor = find(saved, name)) return *tensor;
     throw models::FileError(file + ": " + name + " is missing");
@@ -95,11 +99,13 @@ RolloutBatch scatter_rollouts(const NamedTensors& saved, std::int64_t num_iterat
     if (!holds) throw models::FileError(file + ": " + what);
   };
   const auto numbers = listed<std::int64_t>(named("batch"));
-  require(numbers.size() == 3, "batch: expected three numbers");
+  require(numbers.size() == 5, "batch: expected five numbers");
   RolloutBatch batch{.num_groups = numbers[0],
                      .num_updates = numbers[1],
                      .updates_done = numbers[2],
+                     .has_spread = numbers[3] != 0,
                      .rollouts = {}};
+  const bool same_ranks = numbers[4] == data.size();
   const auto facts = listed<std::int64_t>(named("facts")), ids = listed<std::int64_t>(named("ids"));
   const auto advantages = listed<double>(named("advantages"));
   const auto count = static_cast<std::int64_t>(advantages.size());
@@ -112,6 +118,7 @@ RolloutBatch scatter_rollouts(const NamedTensors& saved, std::int64_t num_iterat
   for (std::int64_t i = 0; i < count; ++i) {
     const auto* fact = facts.data() + i * kFacts;
     const auto length = fact[2];
+    require(fact[1] >= 0 && fact[1] < num_rows, "facts: a row that the data does not have");
     require(length > 0 && length <= num_ids - begin, "ids: expected as many as facts tell");
     Rollout rollout{.group = fact[0],
                     .row = fact[1],
@@ -125,8 +132,9 @@ RolloutBatch scatter_rollouts(const NamedTensors& saved, std::int64_t num_iterat
       rollout.*member = listed<float>(tensor->narrow(0, begin, length));
     }
     begin += length;
-    if (owner_of(rollout.group, batch.num_groups, in_pass, data.size()) == data.rank())
-      batch.rollouts.push_back(std::move(rollout));
+    const auto owner =
+        same_ranks ? fact[4] : owner_of(rollout.group, batch.num_groups, in_pass, data.size());
+    if (owner == data.rank()) batch.rollouts.push_back(std::move(rollout));
   }
   std::ranges::stable_sort(batch.rollouts, {}, &Rollout::group);
   return batch;

@@ -29,6 +29,7 @@ struct Rollout {
 struct RolloutBatch {
   std::int64_t num_groups = 0;  // of all ranks
   std::int64_t num_updates = 1, updates_done = 0;
+  bool has_spread = true;         // of some group: there is something to learn from
   std::vector<Rollout> rollouts;  // of this rank, by group
 
   bool used_up() const { return updates_done >= num_updates; }
@@ -51,9 +52,11 @@ at::Tensor gathered(const at::Tensor& part, distributed::Group& data);
 
 /// All ranks' rollouts as tensors, for a checkpoint; rank 0's answer counts. Collective.
 NamedTensors gather_rollouts(const RolloutBatch& batch, distributed::Group& data);
-/// The rollouts of one rank, which owns those of owner_of(). Throws FileError, naming `file`, where
-/// the tensors do not fit each other.
+/// The rollouts of one rank: those it had where there were as many ranks, else those of owner_of().
+/// Throws FileError, naming `file`, where the tensors fit neither each other nor data of
+/// `num_rows`.
 RolloutBatch scatter_rollouts(const NamedTensors& saved, std::int64_t num_iterations,
-                              const distributed::Group& data, const std::string& file);
+                              std::int64_t num_rows, const distributed::Group& data,
+                              const std::string& file);
 
 }  // namespace tailor::trainer

@@ -1,13 +1,17 @@
 #include "trainer/grpo/sampling.hpp"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <string_view>
 
 #include "models/generation/engine.hpp"
+#include "trainer/metrics/log.hpp"
 #include "trainer/sft/numeric_error.hpp"
 
 namespace tailor::trainer {
@@ -81,13 +85,8 @@ at::Tensor own_table(const GrpoTask& task, const Drawn& drawn, std::int64_t num_
   const auto columns = static_cast<std::int64_t>(2 * task.rewards.size() + 2);
   auto table = at::zeros({num_samples, columns}, at::kDouble);
   std::vector<double*> rows;
-  std::int64_t in_group = 0, group = -1;
-  for (const auto& rollout : drawn.rollouts) {
-    in_group = rollout.group == group ? in_group + 1 : 0;
-    group = rollout.group;
-    rows.push_back(table.mutable_data_ptr<double>() +
-                   (group * num_generations + in_group) * columns);
-  }
+  for (const auto place : places_of(drawn.rollouts, num_generations))
+    rows.push_back(table.mutable_data_ptr<double>() + place * columns);
   for (std::size_t i = 0; i < rows.size(); ++i) {
     rows[i][columns - 2] = static_cast<double>(drawn.rollouts[i].size());
     rows[i][columns - 1] = drawn.judged[i].stopped ? 1.0 : 0.0;
@@ -100,13 +99,55 @@ at::Tensor own_table(const GrpoTask& task, const Drawn& drawn, std::int64_t num_
       rows[i][2 * f + 1] = result.values.at(i).value_or(0.0);
     }
     for (const auto& fault : result.faults)
-      faults.push_back(reward.config().name + ": sample " + std::to_string(fault.index) + ": " +
+      faults.push_back(reward.config().name + ": completion " +
+                       std::to_string(fault.index % static_cast<std::size_t>(num_generations)) +
+                       " of group " + std::to_string(drawn.rollouts.at(fault.index).group) + ": " +
                        fault.reason);
   }
   return table;
 }
 
 }  // namespace
+
+std::vector<std::int64_t> places_of(const std::vector<Rollout>& rollouts,
+                                    std::int64_t num_generations) {
+  std::vector<std::int64_t> out;
+  std::int64_t group = -1, in_group = 0;
+  for (const auto& rollout : rollouts) {
+    in_group = rollout.group == group ? in_group + 1 : 0;
+    group = rollout.group;
+    out.push_back(group * num_generations + in_group);
+  }
+  return out;
+}
+
+std::vector<std::string> all_lines(const std::vector<std::string>& own, distributed::Group& data) {
+  std::string text;
+  for (auto line : own) {
+    std::ranges::replace(line, '\n', ' ');
+    text += line + '\n';
+  }
+  auto bytes = at::empty({static_cast<std::int64_t>(text.size())}, at::kByte);
+  std::memcpy(bytes.mutable_data_ptr(), text.data(), text.size());
+  bytes = gathered(bytes, data).contiguous();
+  const std::string_view all(static_cast<const char*>(bytes.const_data_ptr()),
+                             static_cast<std::size_t>(bytes.numel()));
+  std::vector<std::string> out;
+  for (std::size_t begin = 0; begin < all.size();) {
+    const auto end = all.find('\n', begin);
+    out.emplace_back(all.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return out;
+}
+
+void warn_of_faults(const std::vector<std::string>& faults) {
+  constexpr std::size_t kShown = 3;
+  for (std::size_t i = 0; i < std::min(faults.size(), kShown); ++i) log_warn("reward " + faults[i]);
+  if (faults.size() > kShown)
+    log_warn("... and " + std::to_string(faults.size() - kShown) +
+             " more samples without a reward");
+}
 
 Drawn draw(const Policy& policy, const std::vector<PromptRow>& rows, const GrpoTask& task,
            const std::vector<Planned>& planned, const Drawing& drawing) {
@@ -142,6 +183,7 @@ Judgement judge(const GrpoTask& task, const Drawn& drawn, std::int64_t num_group
       own_table(task, drawn, num_samples, num_generations, mesh.tp->rank() == 0, out.faults);
   mesh.tp->broadcast(table, 0);
   mesh.data->all_reduce(table, distributed::Reduce::Sum);
+  out.faults = all_lines(out.faults, *mesh.data);
 
   const auto columns = table.size(1);
   const auto* row = table.const_data_ptr<double>();

@@ -49,8 +49,17 @@ struct Judgement {
   std::vector<RewardColumn> functions;  // one a reward
   std::vector<double> lengths;          // tokens
   std::vector<bool> stopped;            // ended by themselves
-  std::vector<std::string> faults;      // "numeric: sample 3: timed out after 10 s", of this rank
+  /// "judge: completion 3 of group 1: timed out after 10 s", of all ranks; on rank 0 alone.
+  std::vector<std::string> faults;
 };
+/// Tells a few of them, and how many others there are.
+void warn_of_faults(const std::vector<std::string>& faults);
+
+/// Number of each rollout among the samples of all ranks; those of a group are neighbours.
+std::vector<std::int64_t> places_of(const std::vector<Rollout>& rollouts,
+                                    std::int64_t num_generations);
+/// Lines of all ranks on the first, in the order of the ranks. Collective.
+std::vector<std::string> all_lines(const std::vector<std::string>& own, distributed::Group& data);
 
 /// Scores `drawn`, this rank's part of num_groups groups, on one rank of those that hold the same
 /// samples, and shares the scores with all. Collective.

@@ -26,25 +26,33 @@ at::Tensor mask_of(const CompletionBatch& batch) {
 struct Counts {
   double tokens = 0.0, sequences = 0.0;  // of all ranks
   double own_tokens = 0.0;
+  double ranks = 0.0;                // with loss tokens
+  std::int64_t num_loss_tokens = 0;  // of all ranks
 };
 
 /// Loss tokens and completions.
 Counts count(std::span<const Rollout> rollouts, distributed::Group& data) {
-  auto sums = at::zeros({2}, at::kDouble);
+  auto sums = at::zeros({3}, at::kDouble);
   auto* sum = sums.mutable_data_ptr<double>();
   for (const auto& rollout : rollouts) {
     sum[0] += rollout.counts ? static_cast<double>(rollout.size()) : 0.0;
     sum[1] += 1.0;
   }
   const double own = sum[0];
+  sum[2] = own > 0.0 ? 1.0 : 0.0;
   data.all_reduce(sums, distributed::Reduce::Sum);
-  return {.tokens = sum[0], .sequences = sum[1], .own_tokens = own};
+  // All may have been cut at the limit (mask_truncated_completions): such an update moves nothing.
+  return {.tokens = std::max(sum[0], 1.0),
+          .sequences = sum[1],
+          .own_tokens = own,
+          .ranks = sum[2],
+          .num_loss_tokens = static_cast<std::int64_t>(sum[0])};
 }
 
 /// bnpo takes the mean over each rank's tokens, and the mean of these; the others over all tokens.
 double loss_tokens(const Policy& policy, const Counts& counts) {
   if (policy.config.loss_type != LossType::Bnpo) return counts.tokens;
-  return std::max(counts.own_tokens, 1.0) * static_cast<double>(policy.mesh.sizes.data());
+  return std::max(counts.own_tokens, 1.0) * std::max(counts.ranks, 1.0);
 }
 
 /// One batch's forward, loss and backward.
@@ -60,7 +68,7 @@ class Pass {
 
   void operator()(const CompletionBatch& batch, UpdateReport& report) const {
     auto passed = forward(policy_, batch, /*keep_logits=*/true);
-    report.num_tokens += batch.batch.num_tokens();
+    report.num_tokens += batch.num_tokens;
     if (batch.rollouts.empty()) {  // other ranks need this one in their backward
       passed.hidden_SD.sum().backward();
       return;
@@ -73,7 +81,8 @@ class Pass {
     report.entropy += entropy;
     report.policy += part.sums;
     if (of.sampler_S.defined())
-      report.mismatch += mismatch_sums(of.offsets, of.mask_S, of.old_S, of.sampler_S, of.weights_S);
+      report.mismatch += mismatch_sums(of.offsets, of.mask_S, trainer_old(batch, passed.tokens),
+                                       of.sampler_S, of.weights_S);
 
     at::Tensor dentropies_S;
     if (policy_.config.entropy_coef > 0.0) {
@@ -85,6 +94,12 @@ class Pass {
   }
 
  private:
+  /// Before the rollouts' first update, as the trainer has them.
+  static at::Tensor trainer_old(const CompletionBatch& batch, const TokenLogprobs& tokens) {
+    const auto old_S = token_values(batch, &Rollout::old_logprobs);
+    return old_S.defined() ? old_S : tokens.logprobs();
+  }
+
   PolicyBatch policy_batch(const CompletionBatch& batch, const TokenLogprobs& tokens) const {
     PolicyBatch out;
     out.offsets = batch.offsets;
@@ -92,9 +107,7 @@ class Pass {
     out.mask_S = mask_of(batch);
     out.logprobs_S = tokens.logprobs();
     out.sampler_S = token_values(batch, &Rollout::sampler_logprobs);
-    const auto old_S = token_values(batch, &Rollout::old_logprobs);
-    out.old_S = old_S.defined() ? old_S : out.logprobs_S;
-    if (correction_ == Correction::Bypass) out.old_S = out.sampler_S;
+    out.old_S = correction_ == Correction::Bypass ? out.sampler_S : trainer_old(batch, tokens);
     out.reference_S = token_values(batch, &Rollout::reference_logprobs);
     out.policy_mask_S = token_values(batch, &Rollout::policy_mask);
     if (out.sampler_S.defined())
@@ -117,16 +130,12 @@ UpdateReport grpo_update(const Policy& policy, FlatParameters& trainable, AdamW&
                          const StepSettings& settings, Correction correction) {
   trainable.gradients().zero_();
   const auto counts = count(rollouts, sync.data());
-  if (counts.tokens == 0.0)
-    fail_step(settings.step,
-              "no completion is left in the loss: mask_truncated_completions left all of them out; "
-              "a larger grpo.max_completion_length may help");
 
   UpdateReport report;
   const Pass pass(policy, counts, correction);
   for (const auto& batch : completion_batches(policy, rollouts, settings)) pass(batch, report);
   add_over_ranks(report, sync.data());
-  report.num_loss_tokens = static_cast<std::int64_t>(counts.tokens);
+  report.num_loss_tokens = counts.num_loss_tokens;
   report.entropy /= counts.tokens;
   if (!std::isfinite(report.loss))
     fail_step(settings.step, "the loss is " + std::to_string(report.loss));

@@ -11,7 +11,7 @@ namespace tailor::trainer {
 struct UpdateReport {
   double loss = 0.0;
   double grad_norm = 0.0;            // before clipping
-  std::int64_t num_tokens = 0;       // that went through forward, of all ranks
+  std::int64_t num_tokens = 0;       // of prompts and completions in forward, of all ranks
   std::int64_t num_loss_tokens = 0;  // of all ranks
   double entropy = 0.0;              // mean over loss tokens
   PolicySums policy;                 // of all ranks
@@ -20,9 +20,10 @@ struct UpdateReport {
 
 /// One optimizer step over `rollouts`, this rank's share: zero, count, forward and backward a
 /// batch, reduce once, clip, check, update. Denominators are those of all ranks, however the
-/// rollouts are cut. Where a rollout has no old_logprobs they are the ones this step computes, as
-/// for the first and only update of a batch. `correction` is resolved: not Auto. Throws
-/// NumericError, before the parameters are touched, where loss or gradient are not finite.
+/// rollouts are cut; bnpo's are each rank's own tokens. Where a rollout has no old_logprobs they
+/// are the ones this step computes, as for the first and only update of a batch. `correction` is
+/// resolved: not Auto. Throws NumericError, before the parameters are touched, where loss or
+/// gradient are not finite.
 UpdateReport grpo_update(const Policy& policy, FlatParameters& trainable, AdamW& optimizer,
                          std::span<Rollout> rollouts, const GradientSync& sync,
                          const StepSettings& settings, Correction correction);

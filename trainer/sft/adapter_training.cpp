@@ -2,6 +2,7 @@
 
 #include <ATen/ops/full.h>
 
+#include <algorithm>
 #include <numeric>
 
 #include "trainer/metrics/memory.hpp"
@@ -117,7 +118,15 @@ void AdapterTraining::count_step(StepMetrics metrics, std::int64_t num_tokens,
   reporter_->report(metrics);
 }
 
-void AdapterTraining::tell(std::vector<Metric> facts) { result_.last = std::move(facts); }
+void AdapterTraining::tell(const std::vector<Metric>& facts) {
+  for (const auto& fact : facts) {
+    const auto known = std::ranges::find(result_.last, fact.name, &Metric::name);
+    if (known == result_.last.end())
+      result_.last.push_back(fact);
+    else
+      *known = fact;
+  }
+}
 
 void AdapterTraining::save() {
   if (saved_step_ == state_.step) return;

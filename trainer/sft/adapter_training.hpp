@@ -73,7 +73,7 @@ class AdapterTraining {
   /// adapter, for the guard that it does. Throws NumericError of the guards.
   void count_step(StepMetrics metrics, std::int64_t num_tokens, std::int64_t num_supervised,
                   double elapsed_s, bool can_learn = true);
-  void tell(std::vector<Metric> facts);  // for the result
+  void tell(const std::vector<Metric>& facts);  // for the result, the newest of a name
   /// Writes a checkpoint unless this step has one. Collective.
   void save();
   /// Saves what an interrupted run has, ends the reports.
