@@ -31,7 +31,9 @@ def reward(prompts, completions, **columns):
 def accuracy(arguments, adapter) -> float:
     command = [arguments.tailor, "eval", "--model", arguments.model, "--adapter", adapter, "--exact-match", "--json"]
     command += ["--data", arguments.data / "test.jsonl", "--max-new-tokens", "64", "--batch-size", "32"]
-    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"check_grpo: {done.stderr}")
     return json.loads(done.stdout)["exact_match"]
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From a clean clone to a trained adapter: set-up, build, a real model (SmolLM2-135M-Instruct), data, accuracy before,
 # training (at most 8 minutes on 2 cores), accuracy after, three answers. An interrupted run goes on where it was when
-# this is started again; a finished one is shown again (rm -r runs/quickstart trains anew).
+# this is started again; a finished one is shown again (rm -r runs/quickstart* trains anew).
 #
 #   scripts/quickstart.sh [--grpo] [KEY=VALUE...]
 #
@@ -16,11 +16,13 @@ model=downloads/SmolLM2-135M-Instruct.Q4_1.gguf
 data=data/word_problems
 output=runs/quickstart
 overrides=()
+shared=() # by the second job
 grpo=false
 for override in "$@"; do
   case $override in
     --grpo) grpo=true ;;
     output.dir=*) output=${override#output.dir=} ;;
+    train.seed=* | train.threads=*) overrides+=(--set "$override") shared+=(--set "$override") ;;
     *=*) overrides+=(--set "$override") ;;
     *)
       echo "quickstart: '$override' is not KEY=VALUE" >&2
@@ -72,7 +74,7 @@ stage "accuracy after" accuracy "$output/after.json" --adapter "$output/adapter"
 adapter=$output/adapter
 if $grpo; then
   stage "GRPO" "$tailor" train configs/presets/grpo_smollm2_quickstart.yaml --set peft.adapter_path="$output/adapter" \
-    --set output.dir="$output-grpo"
+    --set output.dir="$output-grpo" "${shared[@]}"
   stage "accuracy, GRPO" accuracy "$output/grpo.json" --adapter "$output-grpo/adapter"
   stage "report" "$tailor" report "$output-grpo"
   adapter=$output-grpo/adapter

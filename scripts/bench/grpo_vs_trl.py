@@ -71,7 +71,8 @@ def run_trl(arguments: argparse.Namespace, data: pathlib.Path) -> Steps:
     environment = {"OMP_NUM_THREADS": str(arguments.threads), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     output, peak_bytes = run(command, environment)
     result = json.loads(output.strip().splitlines()[-1])
-    assert all(length == LENGTH for length in result["mean_length"]), "every completion has the full length"
+    lengths = result["mean_length"]
+    assert lengths and all(length == LENGTH for length in lengths), "every completion has the full length"
     return summarize(result["step_times_s"], result["generation_s"], peak_bytes)
 
 

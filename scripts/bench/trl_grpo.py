@@ -55,6 +55,7 @@ def train(arguments: argparse.Namespace) -> dict:
             gradient_checkpointing=False,
             report_to="none",
             save_strategy="no",
+            logging_steps=1,
             disable_tqdm=True,
             shuffle_dataset=False,
         )
