@@ -9,10 +9,10 @@
 
 namespace tailor::models::kernels {
 
-/// Up to so many tokens reading W, once and in its own layout, costs more than the arithmetic, and
-/// this wins over a general matrix product; bfloat16 by bfloat16 with AMX up to
-/// kMatvecMaxTileTokens.
-constexpr std::int64_t kMatvecMaxTokens = 8, kMatvecMaxTileTokens = 64;
+/// Up to so many tokens reading W, once and in its own layout, wins over a general matrix product:
+/// bfloat16 by bfloat16 with AMX up to kMatvecMaxTileTokens; with AVX2, where MKL's products are
+/// slow for so few rows, up to kMatvecMaxAvx2Tokens.
+constexpr std::int64_t kMatvecMaxTokens = 8, kMatvecMaxAvx2Tokens = 64, kMatvecMaxTileTokens = 64;
 std::int64_t matvec_max_tokens(const at::Tensor& x_TI, const at::Tensor& weight_OI);
 
 /// y = x W^T + bias, (T, I) -> (T, O), for few tokens: decoding. W is read once, as it is stored.
