@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "peft/init.hpp"
+#include "peft/target_modules.hpp"
 
 namespace tailor::peft {
 namespace {
@@ -44,7 +45,8 @@ GroupedLoraLinear::GroupedLoraLinear(std::shared_ptr<models::GroupedLinearBase> 
   const auto r = config.rank_of(first);
   const auto [in, out] = whole_sizes(*inner_);
   if (r > std::min(in, out))
-    throw configs::ConfigError(place + ": the rank of " + first + " is " + std::to_string(r) +
+    throw configs::ConfigError(place_of_key(config, place, config.rank_key(first)) +
+                               ": the rank of " + first + " is " + std::to_string(r) +
                                ", above min(in, out) = " + std::to_string(std::min(in, out)));
   for (std::int64_t e = 1; e < inner_->experts().count; ++e) {
     const auto path = expert_path(inner_->experts().first + e);

@@ -9,6 +9,7 @@
 
 #include "models/kernels/random.hpp"
 #include "peft/init.hpp"
+#include "peft/target_modules.hpp"
 
 namespace tailor::peft {
 
@@ -28,7 +29,8 @@ LoraLinear::LoraLinear(std::shared_ptr<models::LinearBase> inner, std::string pa
   const auto out = inner_->out_features() * (sharding.dim == Dim::Out ? sharding.count : 1);
   const auto r = config.rank_of(path_);
   if (r > std::min(in, out))
-    throw configs::ConfigError(place + ": the rank of " + path_ + " is " + std::to_string(r) +
+    throw configs::ConfigError(place_of_key(config, place, config.rank_key(path_)) +
+                               ": the rank of " + path_ + " is " + std::to_string(r) +
                                ", above min(in, out) = " + std::to_string(std::min(in, out)));
   auto factors = part_of(init_factors(config.init_lora_weights,
                                       {.in = in, .out = out, .r = r, .seed = seed, .path = path_}),

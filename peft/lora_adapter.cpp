@@ -13,7 +13,7 @@ using models::Sharding;
 void check_experts(const LoraConfig& config, bool has_experts, const std::string& place) {
   if (has_experts) return;
   const auto refuse = [&](const char* key) {
-    throw configs::ConfigError(place_of_key(place, key) +
+    throw configs::ConfigError(place_of_key(config, place, key) +
                                ": the model has no routed experts; leave it out");
   };
   if (config.expert_lora != ExpertLora::PerExpert) refuse("expert_lora");
@@ -65,8 +65,8 @@ LoraAdapter::LoraAdapter(models::CausalLM& model, LoraConfig config, std::uint64
   const auto grouped = model.grouped_slots();
   has_experts_ = !grouped.empty();
   check_experts(config, has_experts_, place);
-  config_ = with_expert_ranks(std::move(config), model.shape().num_experts_per_tok,
-                              place_of_key(place, "moe_rank"));
+  const auto moe_rank = place_of_key(config, place, "moe_rank");
+  config_ = with_expert_ranks(std::move(config), model.shape().num_experts_per_tok, moe_rank);
   std::string head = "lm_head";  // no seat of its own where a model ties it to the embedding
   std::vector<std::string> paths;
   for (const auto& [name, slot] : slots) {
@@ -103,7 +103,7 @@ void LoraAdapter::seat_linear(models::LinearSlot& slot, const std::string& path,
 void LoraAdapter::seat_grouped(const models::NamedGroupedSlot& slot, std::uint64_t seed,
                                const std::string& place) {
   if (config_.lora_dropout > 0.0)
-    throw configs::ConfigError(place_of_key(place, "lora_dropout") +
+    throw configs::ConfigError(place_of_key(config_, place, "lora_dropout") +
                                ": expected 0 where routed experts are adapted (" + slot.name +
                                "), as in PEFT; set it to 0 or name the experts in exclude_modules");
   slot.slot->rewrap([&](std::shared_ptr<models::GroupedLinearBase> inner) {

@@ -126,6 +126,10 @@ double LoraConfig::scale_of(const std::string& path) const {
   return alpha_of(path) / (use_rslora ? std::sqrt(rank) : rank);
 }
 
+const char* LoraConfig::rank_key(const std::string& path) const {
+  return first_match(rank_pattern, path) == nullptr ? "r" : "rank_pattern";
+}
+
 LoraConfig with_expert_ranks(LoraConfig config, std::int64_t num_experts_per_tok,
                              const std::string& place) {
   if (config.moe_rank == MoeRank::Same) return config;
@@ -186,6 +190,9 @@ LoraConfig read_lora(configs::Section& section) {
                                  {"per_expert", "shared", "shared_outer"});
   config.moe_rank = read_word(section, "moe_rank", config.moe_rank, {"same", "divide"});
   config.moe_scale = read_word(section, "moe_scale", config.moe_scale, {"keep_s", "keep_alpha"});
+  for (const auto* key :
+       {"r", "rank_pattern", "exclude_modules", "lora_dropout", "expert_lora", "moe_rank"})
+    config.places[key] = section.place(key);
   return config;
 }
 

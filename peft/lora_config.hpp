@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -42,10 +43,15 @@ struct LoraConfig {
   ExpertLora expert_lora = ExpertLora::PerExpert;
   MoeRank moe_rank = MoeRank::Same;
   MoeScale moe_scale = MoeScale::KeepS;
+  /// "job.yaml:9:3: peft.r" of keys that can turn out wrong for a model; empty where the
+  /// configuration comes from no job file.
+  std::map<std::string, std::string> places;
 
   std::int64_t rank_of(const std::string& path) const;
   double alpha_of(const std::string& path) const;
   double scale_of(const std::string& path) const;
+  /// The key that decides the rank of `path`: r or rank_pattern.
+  const char* rank_key(const std::string& path) const;
 };
 
 /// moe_rank and moe_scale as patterns behind those of the user, which win: what files hold. Throws

@@ -80,7 +80,9 @@ std::string module_class(const std::string& path) {
   return dot == std::string::npos ? path : path.substr(dot + 1);
 }
 
-std::string place_of_key(std::string place, const std::string& key) {
+std::string place_of_key(const LoraConfig& config, std::string place, const std::string& key) {
+  if (const auto known = config.places.find(key); known != config.places.end())
+    return known->second;
   const std::string targets = "target_modules";
   const auto found = place.rfind(targets);
   if (found == std::string::npos) return place + " (" + key + ')';
@@ -104,7 +106,8 @@ std::vector<std::size_t> match_targets(const LoraConfig& config,
   }
   Matches excluded = any_name(config.exclude_modules);
   if (config.exclude_is_pattern && !config.exclude_modules.empty())
-    excluded = whole_path(config.exclude_modules.front(), place_of_key(place, "exclude_modules"));
+    excluded =
+        whole_path(config.exclude_modules.front(), place_of_key(config, place, "exclude_modules"));
 
   std::vector<std::size_t> chosen;
   bool any_target = false;
@@ -124,7 +127,7 @@ std::vector<std::size_t> match_targets(const LoraConfig& config,
                                         "\" matches no linear layer of the model" + example);
   }
   if (chosen.empty())
-    refuse(place_of_key(place, "exclude_modules"), "excludes every targeted layer");
+    refuse(place_of_key(config, place, "exclude_modules"), "excludes every targeted layer");
   return chosen;
 }
 

@@ -15,9 +15,9 @@ bool names_module(const std::string& name, const std::string& path);
 /// The last segment of a path: "q_proj".
 std::string module_class(const std::string& path);
 
-/// The place of another key of the same section: "job.yaml:9:3: peft.target_modules" keeps its
-/// file.
-std::string place_of_key(std::string place, const std::string& key);
+/// The place of `key`: the configuration's own, or that of target_modules, `place`, with the key's
+/// name ("adapter_config.json: target_modules" becomes "adapter_config.json: r").
+std::string place_of_key(const LoraConfig& config, std::string place, const std::string& key);
 
 /// Positions in `paths` (the model's linear layers, `head` among them where it is one) that the
 /// configuration targets, in order. Rules of HF PEFT: exclusions first; a list by names_module();

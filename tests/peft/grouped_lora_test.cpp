@@ -248,7 +248,8 @@ TEST_CASE("dropout on experts and a rank above their dimensions are refused by k
                     "exclude_modules");
   config.exclude_modules = {"gate_proj", "up_proj", "down_proj"};
   CHECK_NOTHROW(LoraAdapter(other, config, 1));
-  CHECK_THROWS_WITH(LoraAdapter(third, {.r = 7}, 1, "peft"),
-                    "peft: the rank of model.layers.0.mlp.experts.0.gate_proj is 7, above min(in, "
-                    "out) = 6");
+  CHECK_THROWS_WITH(
+      LoraAdapter(third, {.r = 7}, 1, "peft.target_modules"),
+      "peft.r: the rank of model.layers.0.mlp.experts.0.gate_proj is 7, above min(in, "
+      "out) = 6");
 }

@@ -153,9 +153,16 @@ TEST_CASE("counts, ranks and scales follow the patterns", "[peft]") {
 
 TEST_CASE("a rank above the layer's dimensions is refused with place and layer", "[peft]") {
   ToyModel model(at::kFloat);
-  CHECK_THROWS_WITH(LoraAdapter(model, {.r = 5}, 1, "job.yaml:2:3: peft"),
-                    "job.yaml:2:3: peft: the rank of model.layers.0.k_proj is 5, above min(in, "
-                    "out) = 4");
+  const std::string problem = "the rank of model.layers.0.k_proj is 5, above min(in, out) = 4";
+  CHECK_THROWS_WITH(LoraAdapter(model, {.r = 5}, 1, "adapter_config.json: target_modules"),
+                    "adapter_config.json: r: " + problem);
+  LoraConfig config{.r = 5};
+  config.places["r"] = "job.yaml:4:3: peft.r";
+  ToyModel second(at::kFloat), third(at::kFloat);
+  CHECK_THROWS_WITH(LoraAdapter(second, config, 1), "job.yaml:4:3: peft.r: " + problem);
+  config.r = 2;
+  config.rank_pattern = {{"k_proj", 5.0}};
+  CHECK_THROWS_WITH(LoraAdapter(third, config, 1), "peft.rank_pattern: " + problem);
 }
 
 TEST_CASE("an adapter can be counted before the model is loaded", "[peft]") {

@@ -463,6 +463,15 @@ TEST_CASE("the words of other programs are answered with ours", "[trainer]") {
         "job.yaml:11:30: train.max_length: unknown key; did you mean \"data.max_length\"?");
 }
 
+TEST_CASE("what the model may refuse later is known by its place", "[trainer]") {
+  const Workspace workspace;
+  const auto config = workspace.read(with_peft("r: 99, moe_rank: same"), {"peft.lora_dropout=0"});
+  REQUIRE(config.peft);
+  CHECK(workspace.relative(config.peft->places.at("r")) == "job.yaml:4:8: peft.r");
+  CHECK(workspace.relative(config.peft->places.at("moe_rank")) == "job.yaml:4:15: peft.moe_rank");
+  CHECK(config.peft->places.at("lora_dropout") == "--set peft.lora_dropout=0: peft.lora_dropout");
+}
+
 TEST_CASE("LoRA's values are checked as they are read", "[trainer]") {
   const Workspace workspace;
   const auto error = [&](const std::string& peft) {
