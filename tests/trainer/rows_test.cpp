@@ -1,6 +1,8 @@
 #include "trainer/data/rows.hpp"
 
 #include <unistd.h>
+
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <filesystem>
 #include <fstream>
@@ -151,6 +153,34 @@ TEST_CASE("wrong rows of a file are reported together, the first 20 of them", "[
   CHECK_THAT(found, Contains(".jsonl:2: text: expected text, found 0\n"));
   CHECK_THAT(found, Contains(".jsonl:21: ") && !Contains(".jsonl:22: "));
   CHECK_THAT(found, Catch::Matchers::EndsWith("\n... and 5 more"));
+}
+
+TEST_CASE("rows that are wrong for one reason are one problem", "[data]") {
+  std::string content;
+  for (int i = 0; i < 40; ++i) content += "{\"prompt\": \"a\", \"completion\": \"b\"}\n";
+  const auto all = file_problem(content);
+  CHECK_THAT(all, Contains(".jsonl:1: expected the key text, found a row of format "
+                           "prompt_completion (and so all 40 rows)\n"
+                           "  a row begins {\"prompt\": \"a\", \"completion\": \"b\"}\n"
+                           "  job.yaml:3:5: data.train[0]: its format is prompt_completion, not "
+                           "text; write format: prompt_completion"));
+  CHECK(std::count(all.begin(), all.end(), '\n') == 2);
+
+  const auto most = file_problem("{\"text\": \"a\"}\n" + content);
+  CHECK_THAT(most, Contains(".jsonl:2: ") && Contains("(and so 40 of 41 rows)"));
+
+  std::string good;
+  for (int i = 0; i < 60; ++i) good += "{\"text\": \"a\"}\n";
+  const auto some = file_problem(good + content);
+  CHECK_THAT(some, Catch::Matchers::EndsWith(
+                       "prompt_completion (and so lines 61, 62, 63, 64, 65, 66, 67, 68 ...: 40 "
+                       "rows)"));
+}
+
+TEST_CASE("a row that a message shows cannot steer the terminal", "[data]") {
+  const auto found = file_problem("{\"a\": \"" + std::string(200, 'x') + "\x7f\"}\n");
+  CHECK_THAT(found, Catch::Matchers::EndsWith("x ..."));
+  CHECK_THAT(file_problem("{\"a\":\t\"\x7f\"}\n"), Contains("{\"a\":?\"?\"}"));
 }
 
 TEST_CASE("a file that is no JSONL file is named as what it is", "[data]") {

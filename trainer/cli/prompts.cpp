@@ -139,8 +139,7 @@ std::vector<Row> each_line(const std::filesystem::path& file,
     try {
       rows.push_back(make(line, place));
     } catch (const ConfigError& error) {
-      const std::string what = error.what();
-      problems.add(what.starts_with(place) ? what : place + ": " + what);
+      problems.add(file.string(), reader.line_number(), error.what());
     }
   }
   problems.check();

@@ -27,14 +27,7 @@ class Loader {
 
   void add_file(const DataFile& file) {
     check_tokenization(file, how_);
-    visit_rows(file, problems_, [&](Row&& row) {
-      try {
-        add(tokenize(row, file.format, how_));
-      } catch (const configs::ConfigError& error) {
-        throw configs::ConfigError(file.path.string() + ":" + std::to_string(row.line) + ": " +
-                                   error.what());
-      }
-    });
+    visit_rows(file, problems_, [&](Row&& row) { add(tokenize(row, file.format, how_)); });
   }
 
   Dataset take() {

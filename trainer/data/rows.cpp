@@ -7,7 +7,8 @@
 namespace tailor::trainer {
 namespace {
 
-constexpr std::size_t kShownProblems = 20;
+constexpr std::size_t kShownProblems = 20, kShownLines = 8;
+constexpr std::size_t kShownBytes = 160;  // of a row
 
 std::string_view trimmed(std::string_view line) {
   const auto first = line.find_first_not_of(" \t\r\f\v");
@@ -27,19 +28,87 @@ std::string other_kind(std::string_view first_line) {
   return {};
 }
 
+/// A row for a message: cut between characters, without what would steer a terminal.
+std::string beginning(std::string_view row) {
+  auto size = std::min(row.size(), kShownBytes);
+  while (size > 0 && size < row.size() && (static_cast<unsigned char>(row[size]) & 0xC0U) == 0x80U)
+    --size;
+  std::string text(row.substr(0, size));
+  for (auto& c : text)
+    if (static_cast<unsigned char>(c) < ' ' || c == 0x7F) c = '?';
+  return text + (size < row.size() ? " ..." : "");
+}
+
+/// What such a row looks like, and the format that would take it.
+std::string hint_of(std::string_view line, const DataFile& file) {
+  auto text = "a row begins " + beginning(trimmed(line));
+  for (const auto format :
+       {DataFormat::Messages, DataFormat::PromptCompletion, DataFormat::Text, DataFormat::Tokens}) {
+    if (format == file.format) continue;
+    try {
+      parse_row(line, format, "", 0);
+    } catch (const configs::ConfigError&) {
+      continue;
+    }
+    const auto name = std::string(format_name(format));
+    return text + "\n  " + (file.place.empty() ? "" : file.place + ": ") + "its format is " + name +
+           ", not " + format_name(file.format) + "; write format: " + name;
+  }
+  return text;
+}
+
+std::string list_of(const std::vector<std::int64_t>& lines, std::int64_t count) {
+  std::string text = "lines ";
+  for (std::size_t i = 0; i < lines.size(); ++i)
+    text += (i == 0 ? "" : ", ") + std::to_string(lines[i]);
+  return text + (count > static_cast<std::int64_t>(lines.size()) ? " ..." : "");
+}
+
 }  // namespace
 
-void RowProblems::add(std::string problem) {
-  ++count_;
-  if (first_.size() < kShownProblems) first_.push_back(std::move(problem));
+void RowProblems::add(std::string problem) { add("", 0, std::move(problem)); }
+
+void RowProblems::add(const std::string& file, std::int64_t line, std::string text,
+                      const std::function<std::string()>& hint) {
+  const auto place = file + ':' + std::to_string(line) + ": ";
+  if (text.starts_with(place)) text.erase(0, place.size());
+  const auto key = file + '\0' + text;
+  auto found = places_.find(key);
+  if (found == places_.end()) {
+    if (kinds_.size() == kShownProblems) {
+      ++num_others_;
+      return;
+    }
+    found = places_.emplace(key, kinds_.size()).first;
+    kinds_.push_back({file, std::move(text), hint ? hint() : std::string(), {}, 0});
+  }
+  auto& kind = kinds_[found->second];
+  if (kind.lines.size() < kShownLines) kind.lines.push_back(line);
+  ++kind.count;
+}
+
+std::string RowProblems::told(const Kind& kind) const {
+  if (kind.file.empty()) return kind.text;
+  const auto found = num_rows_.find(kind.file);
+  const auto rows = found == num_rows_.end() ? 0 : found->second;
+  auto text = kind.file + ':' + std::to_string(kind.lines.front()) + ": " + kind.text;
+  const bool most = rows > 0 && 2 * kind.count > rows;
+  if (kind.count > 1) {
+    const auto count = std::to_string(kind.count);
+    text +=
+        most ? " (and so " +
+                   (kind.count == rows ? "all " + count : count + " of " + std::to_string(rows)) +
+                   " rows)"
+             : " (and so " + list_of(kind.lines, kind.count) + ": " + count + " rows)";
+  }
+  return text + (most && !kind.hint.empty() ? "\n  " + kind.hint : "");
 }
 
 void RowProblems::check() const {
   if (empty()) return;
   std::string text;
-  for (const auto& problem : first_) text += (text.empty() ? "" : "\n") + problem;
-  if (const auto others = count_ - static_cast<std::int64_t>(first_.size()); others > 0)
-    text += "\n... and " + std::to_string(others) + " more";
+  for (const auto& kind : kinds_) text += (text.empty() ? "" : "\n") + told(kind);
+  if (num_others_ > 0) text += "\n... and " + std::to_string(num_others_) + " more";
   throw configs::ConfigError(text);
 }
 
@@ -50,28 +119,34 @@ void visit_rows(const DataFile& file, RowProblems& problems,
   try {
     LineReader lines(file.path);
     std::string line;
-    bool any = false;
+    std::int64_t rows = 0;
     while (lines.next(line)) {
       const auto number = lines.line_number();
       if (lines.too_long()) {
-        problems.add(name + ":" + std::to_string(number) + ": the line is longer than " +
-                     std::to_string(kMaxLineBytes >> 20) + " MiB");
-        any = true;
+        problems.add(name, number,
+                     "the line is longer than " + std::to_string(kMaxLineBytes >> 20) + " MiB");
+        ++rows;
         continue;
       }
       if (trimmed(line).empty()) continue;
-      if (const auto kind = any ? "" : other_kind(line); !kind.empty()) {
+      if (const auto kind = rows > 0 ? "" : other_kind(line); !kind.empty()) {
         problems.add(place + name + ": expected JSON lines, one object a line, found " + kind);
         return;
       }
-      any = true;
+      ++rows;
+      bool parsed = false;
       try {
-        visit(parse_row(line, file.format, name, number));
+        auto row = parse_row(line, file.format, name, number);
+        parsed = true;
+        visit(std::move(row));
       } catch (const configs::ConfigError& error) {
-        problems.add(error.what());
+        const auto hint = [&] { return hint_of(line, file); };
+        problems.add(name, number, error.what(),
+                     parsed ? std::function<std::string()>() : std::function(hint));
       }
     }
-    if (!any) problems.add(place + name + ": the file holds no rows");
+    problems.set_num_rows(name, rows);
+    if (rows == 0) problems.add(place + name + ": the file holds no rows");
   } catch (const configs::ConfigError& error) {
     problems.add(place + error.what());
   }

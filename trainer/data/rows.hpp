@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -34,21 +35,37 @@ const char* format_name(DataFormat format);
 /// asked are named as such.
 Row parse_row(std::string_view json, DataFormat format, const std::string& file, std::int64_t line);
 
-/// Problems of many rows, so that the user sees them at once.
+/// Problems of many rows, so that the user sees them at once: rows of a file that are wrong for the
+/// same reason are one problem.
 class RowProblems {
  public:
   void add(std::string problem);
-  bool empty() const { return count_ == 0; }
-  void check()
-      const;  // throws ConfigError: the first 20, one a line, and how many others there are
+  /// A row's. `text` may begin with its place, "file:line: ". `hint` is only asked where the
+  /// problem is new to the file, and only told where most of the file's rows share it.
+  void add(const std::string& file, std::int64_t line, std::string text,
+           const std::function<std::string()>& hint = {});
+  void set_num_rows(const std::string& file, std::int64_t rows) { num_rows_[file] = rows; }
+  bool empty() const { return kinds_.empty(); }
+  /// Throws ConfigError: the first 20, with the lines of each, and how many others there are.
+  void check() const;
 
  private:
-  std::vector<std::string> first_;
-  std::int64_t count_ = 0;
+  struct Kind {
+    std::string file, text, hint;     // file: "" for what is no row's
+    std::vector<std::int64_t> lines;  // the first ones
+    std::int64_t count = 0;
+  };
+  std::string told(const Kind& kind) const;
+
+  std::vector<Kind> kinds_;                    // the first ones
+  std::map<std::string, std::size_t> places_;  // of file and text in kinds_
+  std::map<std::string, std::int64_t> num_rows_;
+  std::int64_t num_others_ = 0;
 };
 
 /// Reads a file line by line and hands every row to `visit`; blank lines are skipped. A wrong row,
-/// a ConfigError of `visit` and a file that is no JSONL file are added to `problems`.
+/// a ConfigError of `visit` and a file that is no JSONL file are added to `problems`, with the
+/// format that rows are in where they are in another than asked.
 void visit_rows(const DataFile& file, RowProblems& problems,
                 const std::function<void(Row&&)>& visit);
 
