@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <string_view>
+#include <utility>
 
 #include "models/files/gguf.hpp"
 #include "models/files/gguf_model.hpp"
@@ -139,21 +142,59 @@ Inspection of_directory(const fs::path& directory) {
                   "adapter/ or checkpoints/, found none of them");
 }
 
+/// What a file of another kind seems to be, from its first bytes and its name.
+std::string apparent_kind(std::string_view head, const fs::path& path) {
+  constexpr std::pair<std::string_view, const char*> kMagics[] = {
+      {"PK\x03\x04",
+       "a zip archive (a PyTorch pickle, .bin or .pt, is one: save it as safetensors)"},
+      {"\x80\x02", "a pickle (save it as safetensors)"},
+      {"\x89HDF\r\n", "an HDF5 file"},
+      {"\x1F\x8B", "a gzip file"},
+      {"PAR1", "a Parquet file"},
+      {"%PDF", "a PDF"}};
+  if (head.empty()) return "an empty file";
+  for (const auto& [magic, kind] : kMagics)
+    if (head.starts_with(magic)) return kind;
+  const bool is_text = std::ranges::none_of(
+      head, [](unsigned char c) { return c == 0x7F || (c < 0x20 && (c < '\t' || c > '\r')); });
+  if (!is_text) return "bytes of no kind that is known";
+  const auto extension = path.extension();
+  if (extension == ".yaml" || extension == ".yml") return "YAML, the text of a job perhaps";
+  if (extension == ".jsonl") return "JSON lines, rows of data perhaps";
+  if (extension == ".json") return "JSON; a model or an adapter is shown by its folder";
+  return "a text";
+}
+
+[[noreturn]] void refuse(const fs::path& path, std::string_view head) {
+  throw FileError(path.string() +
+                  ": expected a safetensors file, its .index.json, a GGUF file, or the folder of a "
+                  "model, an adapter or a run; found " +
+                  apparent_kind(head, path));
+}
+
+/// 8 bytes of length, then a JSON object; the length of a text would be beyond any file.
+bool begins_as_safetensors(std::string_view head, std::uintmax_t file_bytes) {
+  std::uint64_t length = 0;
+  if (head.size() <= sizeof length) return false;
+  std::memcpy(&length, head.data(), sizeof length);
+  return head[sizeof length] == '{' && length <= file_bytes;
+}
+
 }  // namespace
 
 Inspection inspect(const fs::path& path) {
   if (!fs::exists(path)) throw FileError(path.string() + ": no such file or directory");
   if (fs::is_directory(path)) return of_directory(path);
-  std::array<char, 4> magic{};
-  std::ifstream(path, std::ios::binary).read(magic.data(), magic.size());
-  if (std::string_view(magic.data(), magic.size()) == "GGUF") return of_gguf(path);
+  std::array<char, 512> block{};
+  std::ifstream in(path, std::ios::binary);
+  in.read(block.data(), block.size());
+  const std::string_view head(block.data(), static_cast<std::size_t>(in.gcount()));
+  if (head.starts_with("GGUF")) return of_gguf(path);
   if (path.string().ends_with(".index.json")) return of_index(path);
-  try {
-    return of_safetensors(path);
-  } catch (const FileError& error) {
-    if (path.extension() == ".safetensors") throw;
-    throw FileError(std::string(error.what()) + "; nor does it begin like a GGUF file");
-  }
+  if (path.extension() != ".safetensors" && fs::is_regular_file(path) &&
+      !begins_as_safetensors(head, fs::file_size(path)))
+    refuse(path, head);
+  return of_safetensors(path);
 }
 
 }  // namespace tailor::models

@@ -103,9 +103,26 @@ TEST_CASE("What is none of the known kinds is said so") {
   const Folder folder;
   CHECK_THROWS_WITH(inspect(folder.path / "x"), Contains("x: no such file or directory"));
   CHECK_THROWS_WITH(inspect(folder.path), Contains("expected config.json (a model)"));
-  write(folder.path / "x.txt", "hello, this is a text");
-  CHECK_THROWS_WITH(inspect(folder.path / "x.txt"), Contains("not a safetensors file") &&
-                                                        Contains("nor does it begin like a GGUF"));
+  const auto refused = [&](const char* name, const std::string& content, const char* found) {
+    write(folder.path / name, content);
+    CHECK_THROWS_WITH(inspect(folder.path / name),
+                      (folder.path / name).string() +
+                          ": expected a safetensors file, its .index.json, a GGUF file, or the "
+                          "folder of a model, "
+                          "an adapter or a run; found " +
+                          found);
+  };
+  refused("x.txt", "hello, this is a text", "a text");
+  refused("job.yaml", "task: sft\n", "YAML, the text of a job perhaps");
+  refused("x.jsonl", "{\"text\": \"a\"}\n", "JSON lines, rows of data perhaps");
+  refused("x.json", "{\"a\": 1}", "JSON; a model or an adapter is shown by its folder");
+  refused("x.bin", "PK\x03\x04...",
+          "a zip archive (a PyTorch pickle, .bin or .pt, is one: save it as safetensors)");
+  refused("x.h5", std::string("\x89HDF\r\n\x1A\n"), "an HDF5 file");
+  refused("x", "", "an empty file");
+  refused("y", std::string("\0\1\2", 3), "bytes of no kind that is known");
+  write(folder.path / "x.safetensors", "hello, this is a text");
+  CHECK_THROWS_WITH(inspect(folder.path / "x.safetensors"), Contains("not a safetensors file"));
   write(folder.path / "x.gguf", "GGUF\x7f");
   CHECK_THROWS_WITH(inspect(folder.path / "x.gguf"), Contains("not a GGUF file: truncated"));
   write(folder.path / "adapter_config.json", "{");
