@@ -116,7 +116,7 @@ void verify(const AdapterFiles& memory, const fs::path& directory) {
 
 fs::path adapter_folder(const fs::path& adapter) {
   std::error_code error;
-  if (!fs::exists(adapter, error)) throw FileError(adapter.string() + ": no such file or folder");
+  if (!fs::exists(adapter, error)) throw FileError(adapter.string() + ": no such adapter");
   auto folder = adapter;
   if (!fs::is_directory(adapter, error)) {
     const auto name = adapter.filename();

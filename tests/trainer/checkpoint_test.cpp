@@ -298,6 +298,23 @@ TEST_CASE("a second process is kept out of a run directory") {
   CHECK_FALSE(locked_out());
 }
 
+TEST_CASE("a run directory that was made and stayed empty is gone again") {
+  const Folder folder;
+  const auto path = folder.path / "runs" / "first";
+  { const RunDirectory directory(path); }
+  CHECK_FALSE(fs::exists(folder.path / "runs"));
+  {
+    const RunDirectory directory(path);
+    std::ofstream(directory.config()) << "task: sft\n";
+  }
+  CHECK(fs::exists(path / "config.yaml"));
+  fs::create_directories(folder.path / "others" / "own");
+  { const RunDirectory directory(folder.path / "others" / "own"); }
+  CHECK(fs::exists(folder.path / "others" / "own"));  // the user's
+  { const RunDirectory directory(folder.path / "others" / "new"); }
+  CHECK(names_in(folder.path / "others") == Names{"own"});
+}
+
 TEST_CASE("a resume names what would make it another run and lets the rest pass") {
   RunConfig begun;
   begun.task = "sft";

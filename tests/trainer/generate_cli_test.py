@@ -147,6 +147,7 @@ def wrong_values_are_refused_by_name(tool):
     tool.refused("--prompt", "x", "--prompts", "y", words=["--prompt", "--prompts"])
     tool.refused(words=["--prompt"])  # standard input is no terminal
     tool.refused("--prompt", "", words=["prompt"])
+    tool.refused("--prompt", "x", "--adapter", "nope", words=["nope", "adapter"])
 
 
 def wrong_rows_are_named_by_file_and_line(tool):

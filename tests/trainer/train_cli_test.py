@@ -202,6 +202,16 @@ def sizes_that_do_not_fit_the_ranks_are_refused(make):
     expect("parallel.tensor_parallel_size: 2 does not divide the 1 rank" in error, error)
 
 
+def a_job_that_cannot_begin_leaves_no_folder(make):
+    job = make()
+    _, error = job.finish("--set", "peft.r=99", code=2)
+    expect("--set peft.r=99: peft.r: the rank of" in error, error)
+    expect(not job.run.exists(), list(job.run.parent.iterdir()))
+    _, error = job.finish("--set", "train.threads=999", code=2)
+    expect("train.threads: expected at most" in error and "999" in error, error)
+    expect(not job.run.exists(), list(job.run.parent.iterdir()))
+
+
 def a_target_that_matches_nothing_is_named_with_its_place(make):
     job = make()
     _, error = job.finish("--set", "peft.target_modules=[q_prj]", code=2)
@@ -269,6 +279,7 @@ TESTS = [
     tasks_that_do_not_know_their_rank_are_refused,
     commands_for_one_rank_refuse_several,
     sizes_that_do_not_fit_the_ranks_are_refused,
+    a_job_that_cannot_begin_leaves_no_folder,
     a_target_that_matches_nothing_is_named_with_its_place,
     plan_shows_the_job_and_estimates_its_memory,
     the_saved_configuration_is_a_job_of_its_own,

@@ -165,9 +165,8 @@ std::optional<Checkpoint> CheckpointFolder::newest(const fs::path& directory,
                                                    std::vector<std::string>& warnings) {
   const auto all = list(directory);
   for (auto folder = all.rbegin(); folder != all.rend(); ++folder) {
-    const auto leave_out = [&](const std::exception& error) {
-      warnings.push_back("checkpoint " + folder->filename().string() +
-                         " is damaged and left out: " + error.what());
+    const auto leave_out = [&](const std::exception& error) {  // which names it
+      warnings.push_back(std::string("a damaged checkpoint is left out: ") + error.what());
     };
     // Any other error, of the disk or of memory, says nothing about the checkpoint.
     try {

@@ -189,7 +189,8 @@ void refuse_several_ranks(const std::string& command) {
     if (value == nullptr || std::atoll(value) <= 1) continue;
     throw configs::ConfigError("`tailor " + command + "` runs on one rank, but was started on " +
                                value + " (" + name +
-                               "); start it without mpirun, or with one task");
+                               "); start it without mpirun, or with one task: `tailor train` alone "
+                               "shares its work");
   }
 }
 

@@ -13,6 +13,20 @@ namespace tailor::trainer::cli {
 
 using models::kernels::Arithmetic;
 
+namespace {
+
+/// Cores that this process may use, not those of the machine: a container or taskset gives fewer.
+std::int64_t usable_cores() {
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  const auto number = sched_getaffinity(0, sizeof cores, &cores) == 0
+                          ? CPU_COUNT(&cores)
+                          : static_cast<std::int64_t>(std::thread::hardware_concurrency());
+  return std::max<std::int64_t>(number, 1);
+}
+
+}  // namespace
+
 std::string Precision::describe() const {
   return std::string(stored == at::kBFloat16 ? "bfloat16" : "float32") + " weights, " +
          models::kernels::describe(arithmetic);
@@ -64,6 +78,7 @@ void load_weights_into(models::CausalLM& model, const models::Pretrained& pretra
 }
 
 Session open_session(const ModelConfig& config, const std::filesystem::path& adapter) {
+  if (!adapter.empty()) peft::adapter_folder(adapter);  // before weights are read
   Session session;
   session.precision = choose_precision(config);
   session.pretrained = models::open_pretrained(config.name_or_path);
@@ -103,17 +118,17 @@ Tokenization tokenization(const models::Pretrained& pretrained, const std::vecto
   return how;
 }
 
-void set_threads(std::int64_t threads) {
-  if (threads <= 0) {
-    // Cores that this process may use, not those of the machine: a container or taskset gives
-    // fewer.
-    cpu_set_t cores;
-    CPU_ZERO(&cores);
-    threads = sched_getaffinity(0, sizeof cores, &cores) == 0
-                  ? CPU_COUNT(&cores)
-                  : static_cast<std::int64_t>(std::thread::hardware_concurrency());
-  }
-  at::set_num_threads(static_cast<int>(std::max<std::int64_t>(threads, 1)));
+void set_threads(std::int64_t threads, const std::string& key) {
+  // Far more than the cores only wait for each other, and each has a stack.
+  constexpr std::int64_t kPerCore = 4, kAlways = 16;
+  const auto cores = usable_cores();
+  const auto most = std::max(kPerCore * cores, kAlways);
+  if (threads > most)
+    throw configs::ConfigError(key + ": expected at most " + std::to_string(most) +
+                               " threads where a process may use " + std::to_string(cores) +
+                               (cores == 1 ? " core" : " cores") + ", found " +
+                               std::to_string(threads));
+  at::set_num_threads(static_cast<int>(threads > 0 ? threads : cores));
 }
 
 }  // namespace tailor::trainer::cli

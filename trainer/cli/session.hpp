@@ -63,7 +63,8 @@ Tokenization tokenization(const models::Pretrained& pretrained, const std::vecto
                           const DataConfig& config);
 
 /// Threads of tensor operations: `threads`, or one a core that this process may use where it is 0.
-/// Once, before the first tensor operation.
-void set_threads(std::int64_t threads);
+/// Once, before the first tensor operation. Throws ConfigError naming `key` for many times more
+/// threads than cores.
+void set_threads(std::int64_t threads, const std::string& key = "--threads");
 
 }  // namespace tailor::trainer::cli

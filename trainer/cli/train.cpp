@@ -129,8 +129,11 @@ class TrainCommand {
   }
 
   int operator()() {
-    set_threads(config_.train.threads > 0 ? config_.train.threads : ranks_.cores());
-    ranks_.together([&] { open(); });
+    ranks_.together([&] {
+      set_threads(config_.train.threads > 0 ? config_.train.threads : ranks_.cores(),
+                  "train.threads");
+      open();
+    });
     find_checkpoint();
     if (checkpoint_ && done_before()) return finished();
     ranks_.together([&] { load(); });
