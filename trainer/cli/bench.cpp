@@ -5,9 +5,11 @@
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "models/kernels/arithmetic.hpp"
 #include "trainer/bench/gemm.hpp"
+#include "trainer/bench/moe.hpp"
 #include "trainer/bench/step.hpp"
 #include "trainer/cli/commands.hpp"
 #include "trainer/cli/session.hpp"
@@ -20,6 +22,8 @@ using models::kernels::Arithmetic;
 struct Options {
   std::string model, dtype = "bfloat16", compute_dtype = "auto";
   std::int64_t rows = 4, length = 512, runs = 5, r = 16, threads = 0;
+  MoeShape moe;
+  std::vector<std::int64_t> ranks{1, 16};
   bool json = false;
 };
 
@@ -112,6 +116,42 @@ int bench_step(const Options& options) {
   return 0;
 }
 
+int bench_moe(const Options& options) {
+  set_threads(options.threads);
+  const auto arithmetic = Arithmetic::Float32;
+  const auto base = measure_moe(options.moe, arithmetic, /*r=*/0);
+  const auto peak = peak_gflops(measure_gemm(arithmetic));
+  nlohmann::ordered_json result{{"threads", at::get_num_threads()},
+                                {"num_experts", options.moe.num_experts},
+                                {"num_experts_per_tok", options.moe.num_experts_per_tok},
+                                {"tokens", options.moe.tokens},
+                                {"tokens_per_second", base.tokens_per_second},
+                                {"gflops", base.gflops},
+                                {"gemm_peak_gflops", peak},
+                                {"share_of_peak", base.gflops / peak},
+                                {"lora", nlohmann::ordered_json::array()}};
+  for (const auto r : options.ranks) {
+    const auto adapted = measure_moe(options.moe, arithmetic, r);
+    result["lora"].push_back({{"r", r},
+                              {"tokens_per_second", adapted.tokens_per_second},
+                              {"overhead", adapted.seconds / base.seconds - 1.0}});
+  }
+  if (options.json) {
+    std::printf("%s\n", result.dump().c_str());
+    return 0;
+  }
+  std::printf("%ld experts, top %ld, %ld tokens, hidden %ld, width %ld, float32, %d threads\n",
+              options.moe.num_experts, options.moe.num_experts_per_tok, options.moe.tokens,
+              options.moe.hidden_size, options.moe.moe_intermediate_size, at::get_num_threads());
+  std::printf("forward + backward %.0f tokens/s, %.2f of the GEMM peak of %.0f GFLOP/s\n",
+              base.tokens_per_second, base.gflops / peak, peak);
+  for (const auto& lora : result["lora"])
+    std::printf("LoRA r = %ld on every expert: %.0f tokens/s, %+.1f %% time\n",
+                lora["r"].get<long>(), lora["tokens_per_second"].get<double>(),
+                100.0 * lora["overhead"].get<double>());
+  return 0;
+}
+
 }  // namespace
 
 void add_bench(CLI::App& app, Action& action) {
@@ -139,6 +179,19 @@ void add_bench(CLI::App& app, Action& action) {
   step->add_option("--runs", options->runs, "measured steps")->check(CLI::PositiveNumber);
   step->add_option("--r", options->r, "LoRA rank")->check(CLI::PositiveNumber);
   step->callback([options, &action] { action = [options] { return bench_step(*options); }; });
+
+  auto* moe = bench->add_subcommand("moe", "a sparse feed-forward block, with and without LoRA");
+  common(moe);
+  const auto size = [moe](const char* name, std::int64_t& value, const char* what) {
+    moe->add_option(name, value, what)->check(CLI::Range(1, 1 << 20));
+  };
+  size("--tokens", options->moe.tokens, "tokens");
+  size("--hidden-size", options->moe.hidden_size, "width of the input");
+  size("--moe-intermediate-size", options->moe.moe_intermediate_size, "width of an expert");
+  size("--num-experts", options->moe.num_experts, "experts");
+  size("--num-experts-per-tok", options->moe.num_experts_per_tok, "experts of a token");
+  moe->add_option("--r", options->ranks, "LoRA ranks")->check(CLI::PositiveNumber);
+  moe->callback([options, &action] { action = [options] { return bench_moe(*options); }; });
 }
 
 }  // namespace tailor::trainer::cli
