@@ -44,7 +44,7 @@ const kGroups = [
     {title: "Difference of log-probabilities", hint: "of a token, absolute", series: ["mismatch/mean_difference", "mismatch/max_difference"],
      labels: {"mismatch/mean_difference": "mean", "mismatch/max_difference": "greatest"}},
     {title: "Divergence k3", hint: "of the sampler's probabilities from the trainer's", series: ["mismatch/k3"]},
-    {title: "Divergence f2", hint: "chi-square, of the sampler from the trainer", series: ["mismatch/f2"]},
+    {title: "Far tokens", hint: "share whose probability differs by more than a factor of 2", series: ["mismatch/f2"]},
     {title: "Greatest ratio", hint: "of the two probabilities of one token", series: ["mismatch/max_ratio"]},
     {title: "Ratio of perplexities", hint: "trainer over sampler", series: ["mismatch/ppl_ratio"]},
     {title: "Effective sample size", hint: "share of the tokens", series: ["mismatch/ess"]},
