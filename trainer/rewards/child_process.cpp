@@ -112,6 +112,8 @@ int child_main(const Launch& launch) {
   if (const int fd = ::open("/proc/self/oom_score_adj", O_WRONLY); fd >= 0) {
     [[maybe_unused]] const auto written = ::write(fd, "1000", 4);
   }
+  // The trainer watches over it, and is to get its turn however many processes this one becomes.
+  [[maybe_unused]] const int nice_value = ::nice(5);
   if (launch.cwd != nullptr && ::chdir(launch.cwd) != 0) return errno;
   if (::dup2(launch.input, 0) < 0 || ::dup2(launch.output, 1) < 0 || ::dup2(launch.errors, 2) < 0)
     return errno;

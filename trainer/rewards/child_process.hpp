@@ -44,9 +44,9 @@ class Guard {
 
 /// A child process with pipes on its stdin, stdout and stderr, that can be killed with all that it
 /// started. It leads a process group of its own, has no other file of this process open, dumps no
-/// core, is what a machine out of memory kills first, and dies with the thread that started it: use
-/// it from one that lives as long. It knows nothing of MPI's launcher, and numeric libraries of it
-/// keep to one thread unless the environment says otherwise.
+/// core, has a low priority, is what a machine out of memory kills first, and dies with the thread
+/// that started it: use it from one that lives as long. It knows nothing of MPI's launcher, and
+/// numeric libraries of it keep to one thread unless the environment says otherwise.
 class Child {
  public:
   /// Throws std::system_error where the program cannot be run. `guard`, if any, is to outlive it.

@@ -88,7 +88,7 @@ std::vector<pid_t> processes_under(pid_t root, const std::vector<ProcessEntry>& 
 void kill_tree(pid_t root, const std::string& mark) {
   using Clock = std::chrono::steady_clock;
   const auto entry = std::string(kMarkVariable) + '=' + mark;
-  const auto end = Clock::now() + std::chrono::seconds(10);
+  const auto end = Clock::now() + std::chrono::seconds(30);
   // What descends from root is to be seen before root is gone, and nobody forks meanwhile: one call
   // reaches the whole group, the processes that are just being forked included.
   ::kill(-root, SIGSTOP);

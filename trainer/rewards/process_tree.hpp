@@ -24,8 +24,8 @@ inline constexpr const char* kMarkVariable = "TAILOR_REWARD_CHILD";
 
 /// Kills `root`, a child of this process that leads its group, and all that it started: its group
 /// at once, then whatever still descends from it or has its `mark` in the environment, until none
-/// is left or ten seconds are over. What escapes is a process that has left group and session, has
-/// lost its parent and has wiped its environment. Waits for those that became children of this
+/// is left or thirty seconds are over. What escapes is a process that has left group and session,
+/// has lost its parent and has wiped its environment. Waits for those that became children of this
 /// process when their parent died; `root` itself is left for waitpid().
 void kill_tree(pid_t root, const std::string& mark);
 
