@@ -161,11 +161,11 @@ void read_correction(Section& grpo, GrpoConfig& config) {
                 "expected one of tokens with loss_type vespo, whose own weight is the sequence's");
   const bool corrects = config.importance_sampling_correction != Correction::Off &&
                         config.importance_sampling_correction != Correction::Auto;
-  if (corrects && config.shapes_distribution())
-    grpo.report(
-        "importance_sampling_correction",
-        "expected auto or off where top_p, top_k, min_p or repetition_penalty shape what is "
-        "sampled: the trainer's log-probabilities are of the whole distribution");
+  if (corrects && (config.shapes_distribution() || config.min_new_tokens > 0))
+    grpo.report("importance_sampling_correction",
+                "expected auto or off where top_p, top_k, min_p, repetition_penalty or "
+                "min_new_tokens shape what is "
+                "sampled: the trainer's log-probabilities are of the whole distribution");
 }
 
 void read_batches(Section& grpo, GrpoConfig& config) {

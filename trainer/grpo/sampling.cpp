@@ -67,7 +67,7 @@ Rollout rollout_of(const models::Completion& completion, const Planned& planned,
                    const GrpoConfig& config) {
   Rollout out{.group = planned.group, .row = planned.row, .ids = completion.ids};
   // A distribution that was cut or bent is not the one that the trainer's numbers are of.
-  const bool keeps = !config.shapes_distribution();
+  const bool keeps = !config.shapes_distribution() && config.min_new_tokens == 0;
   if (keeps) out.sampler_logprobs = completion.sampling_logprobs;
   if (completion.end_token) {
     out.ids.push_back(completion.end_token->id);
