@@ -62,7 +62,7 @@ TEST_CASE("an upcycled model computes what the dense one computes", "[models]") 
   const auto batch = batch_of(name);
   const auto sparse = models::upcycled(
       dense(name), {.num_experts = 5, .num_experts_per_tok = active, .split = split, .seed = 3});
-  CHECK(largest_difference(logits(sparse, batch), logits(dense(name), batch)) < 1e-5);
+  CHECK(largest_difference(logits(sparse, batch), logits(dense(name), batch)) < 2e-5);
 }
 
 TEST_CASE("an upcycled model goes through chosen experts, not all through the same", "[models]") {

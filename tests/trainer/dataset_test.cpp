@@ -197,8 +197,8 @@ TEST_CASE("rows that are too long are cut, left out or refused", "[data]") {
   CHECK(dropped.examples.size() == 1);
   CHECK(dropped.num_dropped == 2);
   CHECK_THROWS_WITH(load_dataset({data.file()}, config_of(5, OverLength::Raise), how),
-                    Contains(".jsonl:1: the row has 9 tokens, more than max_length 5\n") &&
-                        Contains(".jsonl:2: "));
+                    Contains(".jsonl:1: the row has 9 tokens, more than max_length 5") &&
+                        Contains("2 of 3 rows"));
 }
 
 TEST_CASE("problems of all files are told together", "[data]") {

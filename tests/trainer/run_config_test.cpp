@@ -467,8 +467,8 @@ TEST_CASE("what the model may refuse later is known by its place", "[trainer]") 
   const Workspace workspace;
   const auto config = workspace.read(with_peft("r: 99, moe_rank: same"), {"peft.lora_dropout=0"});
   REQUIRE(config.peft);
-  CHECK(workspace.relative(config.peft->places.at("r")) == "job.yaml:4:8: peft.r");
-  CHECK(workspace.relative(config.peft->places.at("moe_rank")) == "job.yaml:4:15: peft.moe_rank");
+  CHECK(workspace.relative(config.peft->places.at("r")) == "job.yaml:4:11: peft.r");
+  CHECK(workspace.relative(config.peft->places.at("moe_rank")) == "job.yaml:4:25: peft.moe_rank");
   CHECK(config.peft->places.at("lora_dropout") == "--set peft.lora_dropout=0: peft.lora_dropout");
 }
 
