@@ -375,7 +375,7 @@ TEST_CASE("a GRPO job has TRL's defaults and is read back as it was written", "[
   CHECK(plain.rewards[0].kind == RewardKind::NumericAnswer);
 
   const auto all = workspace.read(with_grpo(
-      "num_generations: 4, max_completion_length: 32, min_new_tokens: 2, temperature: 0.7, "
+      "num_generations: 4, max_completion_length: 32, temperature: 0.7, "
       "steps_per_generation: 4, num_iterations: 2, scale_rewards: rloo, loss_type: gspo, "
       "epsilon: 3.0e-4, epsilon_high: 4.0e-4, delta: 4, dual_clip: 3, beta: 0.04, "
       "kl_estimator: k3+, importance_sampling_correction: token_mask, "
