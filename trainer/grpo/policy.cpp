@@ -2,11 +2,12 @@
 #include "trainer/grpo/policy.hpp"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/full.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
+
+#include "trainer/parallel/agree.hpp"
 
 namespace tailor::trainer {
 
@@ -15,12 +16,10 @@ std::vector<CompletionBatch> completion_batches(const Policy& policy, std::span<
   auto out =
       cut_completions(rollouts, policy.rows, settings.micro_batch_tokens, settings.row_multiple,
                       policy.config.share_prompts ? Prompts::Shared : Prompts::Repeated);
-  const auto& sizes = policy.mesh.sizes;
-  if (sizes.ep == 1 && sizes.dp_shard == 1) return out;
-  auto& group = sizes.dp_shard > 1 ? *policy.mesh.data : *policy.mesh.ep;
-  auto most = at::full({1}, static_cast<std::int64_t>(out.size()), at::kLong);
-  group.all_reduce(most, distributed::Reduce::Max);
-  while (static_cast<std::int64_t>(out.size()) < *most.const_data_ptr<std::int64_t>())
+  auto* const lockstep = lockstep_group(policy.mesh);
+  if (lockstep == nullptr) return out;
+  const auto number = most_of_ranks(static_cast<std::int64_t>(out.size()), *lockstep);
+  while (static_cast<std::int64_t>(out.size()) < number)
     out.push_back(empty_completions(settings.row_multiple));
   return out;
 }

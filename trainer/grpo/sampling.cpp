@@ -1,7 +1,6 @@
 #include "trainer/grpo/sampling.hpp"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
@@ -12,6 +11,7 @@
 
 #include "models/generation/engine.hpp"
 #include "trainer/metrics/log.hpp"
+#include "trainer/parallel/agree.hpp"
 #include "trainer/sft/numeric_error.hpp"
 
 namespace tailor::trainer {
@@ -29,15 +29,8 @@ models::GenerationOptions options_of(const Policy& policy, const GrpoTask& task,
                   .seed = drawing.seed};
   out.stop_ids = task.stop_ids;
   out.batch_size = config.rollout_batch_size;
-  const auto& mesh = policy.mesh;
-  if (mesh.sizes.ep > 1 || mesh.sizes.dp_shard > 1) {
-    auto* group = mesh.sizes.dp_shard > 1 ? mesh.data.get() : mesh.ep.get();
-    out.any_rank = [group](bool mine) {
-      auto flag = at::full({1}, mine ? 1 : 0, at::kLong);
-      group->all_reduce(flag, distributed::Reduce::Max);
-      return *flag.const_data_ptr<std::int64_t>() != 0;
-    };
-  }
+  if (auto* group = lockstep_group(policy.mesh); group != nullptr)
+    out.any_rank = [group](bool mine) { return any_rank(mine, *group); };
   if (auto* group = policy.vocabulary.group; group != nullptr)
     out.whole_logits = [group](const at::Tensor& part_SV) {
       return group->all_gather(part_SV.transpose(0, 1).contiguous()).transpose(0, 1).contiguous();

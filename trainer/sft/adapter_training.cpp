@@ -1,11 +1,10 @@
 #include "trainer/sft/adapter_training.hpp"
 
-#include <ATen/ops/full.h>
-
 #include <algorithm>
 #include <numeric>
 
 #include "trainer/metrics/memory.hpp"
+#include "trainer/parallel/agree.hpp"
 #include "trainer/parallel/placement.hpp"
 #include "trainer/sft/interrupt.hpp"
 #include "trainer/sft/micro_batch.hpp"
@@ -24,12 +23,6 @@ std::vector<at::Tensor> values(const FlatParameters::Named& named) {
   std::vector<at::Tensor> out;
   for (const auto& [name, value] : named) out.push_back(value);
   return out;
-}
-
-bool any_rank(bool flag, distributed::Group& world) {
-  auto flags = at::full({1}, flag ? 1 : 0, at::kLong);
-  world.all_reduce(flags, distributed::Reduce::Max);
-  return *flags.const_data_ptr<std::int64_t>() != 0;
 }
 
 AdamWConfig adamw(const TrainConfig& config) {

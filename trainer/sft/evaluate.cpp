@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "trainer/parallel/agree.hpp"
 #include "trainer/parallel/pipeline.hpp"
 #include "trainer/sft/micro_batch.hpp"
 
@@ -52,7 +53,7 @@ LossSums evaluate(models::CausalLM& model, const Dataset& dataset, const distrib
     const bool counts = round + own < micro_batches.size();
     const auto& micro_batch = micro_batches[counts ? round + own : round];
     const auto batch = make_batch(micro_batch.documents, multiple);
-    if (counts || mesh.sizes.ep > 1 || mesh.sizes.dp_shard > 1) {
+    if (counts || lockstep_group(mesh) != nullptr) {
       const auto part = mesh.sizes.pp > 1 ? pipelined_loss(model, batch, mesh, vocabulary)
                                           : summed_cross_entropy(model, model.hidden_states(batch),
                                                                  batch.targets_T, vocabulary)

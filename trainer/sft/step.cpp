@@ -8,6 +8,7 @@
 #include <cmath>
 #include <string>
 
+#include "trainer/parallel/agree.hpp"
 #include "trainer/sft/numeric_error.hpp"
 
 namespace tailor::trainer {
@@ -30,13 +31,6 @@ Counts count(std::span<const Example* const> documents, distributed::Group& data
   return {.tokens = sum[0], .supervised = sum[1]};
 }
 
-/// Micro-batches of the rank that has most of them.
-std::int64_t most(std::size_t num_batches, distributed::Group& group) {
-  auto number = at::full({1}, static_cast<std::int64_t>(num_batches), at::kLong);
-  group.all_reduce(number, Reduce::Max);
-  return number.const_data_ptr<std::int64_t>()[0];
-}
-
 /// Nothing to learn from, for a rank that must take part in the others' exchange of rows.
 LabelledBatch empty_batch(std::int64_t row_multiple) {
   Example nothing;
@@ -51,15 +45,15 @@ LabelledBatch empty_batch(std::int64_t row_multiple) {
 std::vector<NumberedBatch> numbered_batches(std::span<const Example* const> documents,
                                             const distributed::Mesh& mesh,
                                             const StepSettings& settings) {
-  const bool exchanging = mesh.sizes.ep > 1 || mesh.sizes.dp_shard > 1;
+  auto* const lockstep = lockstep_group(mesh);
   std::vector<NumberedBatch> out;
   for (const auto& micro_batch : cut(documents, settings.micro_batch_tokens)) {
     auto batch = make_batch(micro_batch.documents, settings.row_multiple);
-    if (batch.num_supervised == 0 && !exchanging) continue;
+    if (batch.num_supervised == 0 && lockstep == nullptr) continue;
     out.push_back({std::move(batch), settings.first_token + micro_batch.first_token});
   }
-  if (!exchanging) return out;
-  const auto number = most(out.size(), mesh.sizes.dp_shard > 1 ? *mesh.data : *mesh.ep);
+  if (lockstep == nullptr) return out;
+  const auto number = most_of_ranks(static_cast<std::int64_t>(out.size()), *lockstep);
   while (static_cast<std::int64_t>(out.size()) < number)
     out.push_back({empty_batch(settings.row_multiple), settings.first_token});
   return out;
