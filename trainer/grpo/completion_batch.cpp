@@ -2,102 +2,106 @@
 
 #include <ATen/ops/tensor.h>
 
-#include <numeric>
+#include <utility>
+
+#include "models/prompt_group.hpp"
 
 namespace tailor::trainer {
 namespace {
 
-/// Documents of one batch as they come.
-class Builder {
- public:
-  explicit Builder(bool shares) : shares_(shares) { out_.offsets.push_back(0); }
+using Rows = std::vector<PromptRow>;
 
-  std::int64_t num_tokens() const { return static_cast<std::int64_t>(ids_.size()); }
-  bool empty() const { return out_.rollouts.empty(); }
-  /// Tokens that `rollout` would add. The last token of a completion predicts nothing.
-  std::int64_t cost(const Rollout& rollout, const PromptRow& row) const {
-    const auto prompt = static_cast<std::int64_t>(row.ids.size());
-    return rollout.size() - 1 + (shares_ && rollout.group == group_ ? 0 : prompt);
-  }
+const std::vector<std::int64_t>& prompt_of(const Rollout& rollout, const Rows& rows) {
+  return rows.at(static_cast<std::size_t>(rollout.row)).ids;
+}
 
-  void add(Rollout& rollout, const PromptRow& row) {
-    const auto length = static_cast<std::int64_t>(row.ids.size());
-    if (!shares_ || rollout.group != group_) {
-      group_ = rollout.group;
-      prompt_last_ = num_tokens() + length - 1;
-      document(row.ids, 0, -1);
-      prompt_ = static_cast<std::int64_t>(prefix_of_.size()) - 1;
-    }
-    const auto first = num_tokens();
-    const std::span completion(rollout.ids);
-    if (shares_) {
-      document(completion.first(completion.size() - 1), length, prompt_);
-    } else {
-      ids_.insert(ids_.end(), completion.begin(), completion.end() - 1);
-      extend_positions();
-      batch_offsets_.back() = num_tokens();
-    }
-    rows_.push_back(prompt_last_);
-    for (auto t = first; t < num_tokens(); ++t) rows_.push_back(t);
-    targets_.insert(targets_.end(), completion.begin(), completion.end());
-    out_.offsets.push_back(static_cast<std::int64_t>(targets_.size()));
-    out_.rollouts.push_back(&rollout);
-  }
+/// What forward sees of a completion: its last token predicts nothing.
+std::vector<std::int64_t> inputs(const Rollout& rollout) {
+  return {rollout.ids.begin(), rollout.ids.end() - 1};
+}
 
-  CompletionBatch finish(std::int64_t row_multiple) {
-    out_.num_tokens = num_tokens();
-    const auto over = (row_multiple - num_tokens() % row_multiple) % row_multiple;
-    if (over > 0) document(std::vector<std::int64_t>(static_cast<std::size_t>(over), 0), 0, -1);
-    out_.batch.ids_T = at::tensor(ids_, at::kLong);
-    out_.batch.positions_T = at::tensor(positions_, at::kLong);
-    out_.batch.document_offsets = std::move(batch_offsets_);
-    if (shares_) out_.batch.prefix_of = std::move(prefix_of_);
-    out_.rows_S = at::tensor(rows_, at::kLong);
-    out_.targets_S = at::tensor(targets_, at::kLong);
-    return std::move(out_);
-  }
+/// Completion i begins a group among its neighbours.
+bool begins_group(std::span<Rollout* const> rollouts, std::size_t i) {
+  return i == 0 || rollouts[i]->group != rollouts[i - 1]->group;
+}
 
- private:
-  void document(std::span<const std::int64_t> ids, std::int64_t first_position,
-                std::int64_t prefix) {
-    const auto begin = ids_.size();
-    ids_.insert(ids_.end(), ids.begin(), ids.end());
-    positions_.resize(ids_.size());
-    std::iota(positions_.begin() + static_cast<std::ptrdiff_t>(begin), positions_.end(),
-              first_position);
-    batch_offsets_.push_back(num_tokens());
-    prefix_of_.push_back(prefix);
+models::Batch pack_shared(std::span<Rollout* const> rollouts, const Rows& rows,
+                          std::int64_t row_multiple) {
+  std::vector<models::PromptGroup> groups;
+  for (std::size_t i = 0; i < rollouts.size(); ++i) {
+    if (begins_group(rollouts, i))
+      groups.push_back({.prompt = prompt_of(*rollouts[i], rows), .completions = {}});
+    groups.back().completions.push_back(inputs(*rollouts[i]));
   }
-  void extend_positions() {
-    const auto begin = positions_.size();
-    positions_.resize(ids_.size());
-    std::iota(positions_.begin() + static_cast<std::ptrdiff_t>(begin), positions_.end(),
-              positions_[begin - 1] + 1);
-  }
+  return models::pack_with_prefixes(groups, row_multiple);
+}
 
-  bool shares_;
-  CompletionBatch out_;
-  std::vector<std::int64_t> ids_, positions_, batch_offsets_{0}, prefix_of_, rows_, targets_;
-  std::int64_t group_ = -1, prompt_ = -1, prompt_last_ = -1;
+models::Batch pack_repeated(std::span<Rollout* const> rollouts, const Rows& rows,
+                            std::int64_t row_multiple) {
+  std::vector<models::PromptGroup> groups;  // prompts alone: nothing is shared
+  for (const auto* rollout : rollouts) {
+    auto document = prompt_of(*rollout, rows);
+    const auto own = inputs(*rollout);
+    document.insert(document.end(), own.begin(), own.end());
+    groups.push_back({.prompt = std::move(document), .completions = {}});
+  }
+  return models::pack_with_prefixes(groups, row_multiple);
+}
+
+/// Completions that are computed together.
+struct Piece {
+  std::vector<Rollout*> rollouts;
+  std::int64_t num_tokens = 0;
 };
+
+CompletionBatch batch_of(Piece piece, const Rows& rows, std::int64_t row_multiple,
+                         Prompts prompts) {
+  const bool shares = prompts == Prompts::Shared;
+  CompletionBatch out;
+  out.batch = (shares ? pack_shared : pack_repeated)(piece.rollouts, rows, row_multiple);
+  out.num_tokens = piece.num_tokens;
+  out.offsets.push_back(0);
+  const auto& begin = out.batch.document_offsets;
+  std::vector<std::int64_t> predicting, targets;
+  std::size_t document = 0;
+  std::int64_t prompt_end = 0;  // behind the prompt's last row
+  for (std::size_t i = 0; i < piece.rollouts.size(); ++i) {
+    const auto& rollout = *piece.rollouts[i];
+    const auto length = static_cast<std::int64_t>(prompt_of(rollout, rows).size());
+    if (!shares || begins_group(piece.rollouts, i)) prompt_end = begin[document++] + length;
+    const auto own = shares ? begin[document++] : prompt_end;
+    predicting.push_back(prompt_end - 1);
+    for (std::int64_t t = 0; t + 1 < rollout.size(); ++t) predicting.push_back(own + t);
+    targets.insert(targets.end(), rollout.ids.begin(), rollout.ids.end());
+    out.offsets.push_back(static_cast<std::int64_t>(targets.size()));
+  }
+  out.rows_S = at::tensor(predicting, at::kLong);
+  out.targets_S = at::tensor(targets, at::kLong);
+  out.rollouts = std::move(piece.rollouts);
+  return out;
+}
 
 }  // namespace
 
-std::vector<CompletionBatch> cut_completions(std::span<Rollout> rollouts,
-                                             const std::vector<PromptRow>& rows,
+std::vector<CompletionBatch> cut_completions(std::span<Rollout> rollouts, const Rows& rows,
                                              std::int64_t num_tokens, std::int64_t row_multiple,
                                              Prompts prompts) {
-  const bool shares = prompts == Prompts::Shared;
   std::vector<CompletionBatch> out;
-  Builder builder(shares);
+  Piece piece;
   const auto close = [&] {
-    if (!builder.empty()) out.push_back(builder.finish(row_multiple));
-    builder = Builder(shares);
+    if (!piece.rollouts.empty())
+      out.push_back(batch_of(std::exchange(piece, {}), rows, row_multiple, prompts));
   };
   for (auto& rollout : rollouts) {
-    const auto& row = rows.at(static_cast<std::size_t>(rollout.row));
-    if (builder.num_tokens() + builder.cost(rollout, row) > num_tokens) close();
-    builder.add(rollout, row);
+    const auto cost = [&] {
+      const bool shares = prompts == Prompts::Shared && !piece.rollouts.empty() &&
+                          piece.rollouts.back()->group == rollout.group;
+      const auto prompt = static_cast<std::int64_t>(prompt_of(rollout, rows).size());
+      return rollout.size() - 1 + (shares ? 0 : prompt);
+    };
+    if (piece.num_tokens + cost() > num_tokens) close();
+    piece.num_tokens += cost();
+    piece.rollouts.push_back(&rollout);
   }
   close();
   return out;
