@@ -3,19 +3,18 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/gather.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/nonzero.h>
 #include <ATen/ops/scalar_tensor.h>
-#include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 
 #include "models/kernels/token_loss.hpp"
+#include "trainer/losses/head_rows.hpp"
 #include "trainer/losses/vocabulary_parallel.hpp"
 
 namespace tailor::trainer {
@@ -25,10 +24,6 @@ using models::kernels::token_loss_;
 using models::kernels::token_loss_reference_;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-/// Rows of logits that exist at a time: enough for the head's products to run at their peak, few
-/// enough that the logits stay small (256 x 49,152 float32: 48 MiB).
-constexpr std::int64_t kChunkRows = 256;
 
 struct ChunkedPass {
   LossSums sums;
@@ -52,21 +47,16 @@ ChunkedPass chunked_pass(const models::kernels::Weight& head, const at::Tensor& 
   const at::NoGradGuard no_grad;
   ChunkedPass out;
   if (gradient) out.dhidden_SD = at::empty_like(hidden_SD);
-  const auto multiple = row_multiple(head.arithmetic());
   for (std::int64_t begin = 0; begin < hidden_SD.size(0); begin += kChunkRows) {
     const auto count = std::min(kChunkRows, hidden_SD.size(0) - begin);
-    const auto over = (multiple - count % multiple) % multiple;
-    auto rows_CD = hidden_SD.narrow(0, begin, count);
-    if (over > 0)
-      rows_CD = at::cat({rows_CD, at::zeros({over, rows_CD.size(1)}, rows_CD.options())});
-    auto logits_CV = head.forward(rows_CD);
+    auto logits_CV = head.forward(filled_up(hidden_SD.narrow(0, begin, count), head.arithmetic()));
     auto used_CV = logits_CV.narrow(0, 0, count);
     const auto targets_C = targets_S.narrow(0, begin, count);
     add(out.sums, vocabulary.group == nullptr
                       ? token_loss_(used_CV, targets_C, gradient)
                       : vocabulary_parallel_loss_(used_CV, targets_C, gradient, vocabulary));
     if (!gradient) continue;
-    logits_CV.narrow(0, count, over).zero_();
+    logits_CV.narrow(0, count, logits_CV.size(0) - count).zero_();
     at::Tensor dhidden_CD;
     head.backward_(dhidden_CD, logits_CV);
     out.dhidden_SD.narrow(0, begin, count).copy_(dhidden_CD.narrow(0, 0, count));

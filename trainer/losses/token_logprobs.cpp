@@ -3,23 +3,21 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/gather.h>
 #include <ATen/ops/stack.h>
-#include <ATen/ops/zeros.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <utility>
 
+#include "trainer/losses/head_rows.hpp"
+
 namespace tailor::trainer {
 namespace {
 
 using distributed::Reduce;
-
-constexpr std::int64_t kChunkRows = 256;  // as many as the head's products want at their peak
 
 /// Where a target stands in this rank's part of the vocabulary.
 struct Local {
@@ -63,10 +61,7 @@ TokenLogprobs::TokenLogprobs(const models::CausalLM& model, at::Tensor hidden_SD
 }
 
 at::Tensor TokenLogprobs::scaled_logits(std::int64_t begin, std::int64_t count) const {
-  const auto multiple = row_multiple(head_.arithmetic());
-  const auto over = (multiple - count % multiple) % multiple;
-  auto rows_CD = hidden_SD_.narrow(0, begin, count);
-  if (over > 0) rows_CD = at::cat({rows_CD, at::zeros({over, rows_CD.size(1)}, rows_CD.options())});
+  const auto rows_CD = filled_up(hidden_SD_.narrow(0, begin, count), head_.arithmetic());
   auto logits_CV = head_.forward(rows_CD).narrow(0, 0, count).to(at::kFloat);
   if (temperature_ != 1.0) logits_CV.div_(temperature_);
   return logits_CV;
@@ -95,7 +90,6 @@ void TokenLogprobs::measure(Chunk chunk, bool keep) {
 at::Tensor TokenLogprobs::backward(const at::Tensor& dlogprobs_S, const at::Tensor& dentropies_S) {
   const at::NoGradGuard no_grad;
   auto dhidden_SD = at::empty_like(hidden_SD_);
-  const auto multiple = row_multiple(head_.arithmetic());
   for (auto& chunk : chunks_) {
     auto z_CV = chunk.logits_CV.defined() ? std::move(chunk.logits_CV)
                                           : scaled_logits(chunk.begin, chunk.count);
@@ -116,13 +110,8 @@ at::Tensor TokenLogprobs::backward(const at::Tensor& dlogprobs_S, const at::Tens
     }
     dz_CV.scatter_add_(1, targets.index_C1, (dlogprobs_C * targets.here_C).unsqueeze(1));
     if (temperature_ != 1.0) dz_CV.div_(temperature_);
-    auto dlogits_CV = dz_CV.to(hidden_SD_.scalar_type());
-    const auto over = (multiple - chunk.count % multiple) % multiple;
-    if (over > 0)
-      dlogits_CV =
-          at::cat({dlogits_CV, at::zeros({over, dlogits_CV.size(1)}, dlogits_CV.options())});
     at::Tensor dhidden_CD;
-    head_.backward_(dhidden_CD, dlogits_CV);
+    head_.backward_(dhidden_CD, filled_up(dz_CV.to(hidden_SD_.scalar_type()), head_.arithmetic()));
     part(dhidden_SD).copy_(dhidden_CD.narrow(0, 0, chunk.count));
   }
   chunks_.clear();

@@ -18,7 +18,7 @@ namespace tailor::trainer {
 class TokenLogprobs {
  public:
   /// hidden (S, D), the row that predicts targets[s]; targets (S) int64. Where ranks hold parts of
-  /// the vocabulary all of them call, with the same rows. `model` and `hidden` outlive this.
+  /// the vocabulary all of them call, with the same rows. `model` outlives this.
   TokenLogprobs(const models::CausalLM& model, at::Tensor hidden_SD, at::Tensor targets_S,
                 double temperature, const VocabularyPart& vocabulary = {}, bool keep_logits = true);
 
