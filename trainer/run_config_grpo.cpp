@@ -1,6 +1,7 @@
-// The `grpo` section of a job file: read, checked, written.
+// The `grpo` section of a job file: read and checked.
 #include <cmath>
 
+#include "trainer/run_config_ranges.hpp"
 #include "trainer/run_config_sections.hpp"
 #include "trainer/run_config_words.hpp"
 
@@ -8,12 +9,6 @@ namespace tailor::trainer {
 namespace {
 
 using configs::Section;
-
-constexpr configs::Range kNotNegative{.min = 0.0};
-constexpr configs::Range kPositive{.min = 0.0, .open_min = true};
-constexpr configs::Range kShare{.min = 0.0, .max = 1.0};
-constexpr configs::Range kShareAboveZero{.min = 0.0, .max = 1.0, .open_min = true};
-constexpr configs::Range kAboveOne{.min = 1.0, .open_min = true};
 
 std::optional<double> optional_number(Section& section, const std::string& key,
                                       configs::Range range) {

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "trainer/run_config_paths.hpp"
+#include "trainer/run_config_ranges.hpp"
 #include "trainer/run_config_words.hpp"
 
 namespace tailor::trainer {
@@ -12,10 +13,6 @@ namespace {
 
 using configs::Section;
 
-constexpr configs::Range kNotNegative{.min = 0.0};
-constexpr configs::Range kPositive{.min = 0.0, .open_min = true};
-constexpr configs::Range kShare{.min = 0.0, .max = 1.0};
-constexpr configs::Range kBelowOne{.min = 0.0, .max = 1.0, .open_max = true};
 constexpr auto kMaxInteger = std::numeric_limits<std::int64_t>::max();
 constexpr std::int64_t kMaxRows = 1 << 20;  // so that products of rows and lengths fit
 

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "trainer/rewards/reward_words.hpp"
+#include "trainer/run_config_ranges.hpp"
 
 namespace tailor::trainer {
 namespace {
@@ -12,7 +13,6 @@ namespace {
 namespace fs = std::filesystem;
 using configs::Section;
 
-constexpr configs::Range kNotNegative{.min = 0.0};
 constexpr configs::Range kNotPositive{.max = 0.0};
 constexpr configs::Range kSeconds{.min = 0.0, .max = 86400.0, .open_min = true};
 constexpr std::int64_t kMaxTokens = 1 << 24, kMaxWorkers = 256, kMaxCount = 1'000'000'000;
