@@ -7,58 +7,17 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "trainer/grpo/entropy_mask.hpp"
+#include "trainer/grpo/facts.hpp"
 #include "trainer/grpo/policy_loss.hpp"
 
 namespace tailor::trainer {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-constexpr std::int64_t kHistogramBins = 10;
-
-struct Extent {
-  double mean = 0.0, least = 0.0, most = 0.0;
-};
-Extent extent(const std::vector<double>& values) {
-  if (values.empty()) return {};
-  const auto [least, most] = std::ranges::minmax(values);
-  return {std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size()),
-          least, most};
-}
-
-void add_lengths(std::vector<Metric>& out, const std::string& name,
-                 const std::vector<double>& lengths) {
-  const auto [mean, least, most] = extent(lengths);
-  out.push_back({"completions/mean_" + name, mean});
-  out.push_back({"completions/min_" + name, least});
-  out.push_back({"completions/max_" + name, most});
-}
-
-/// Counts of the rewards in equal bins between the smallest and the largest; narrow ones where all
-/// are the same.
-void add_histogram(std::vector<Metric>& out, const RewardColumn& rewards) {
-  std::vector<double> values;
-  for (const auto& reward : rewards)
-    if (reward) values.push_back(*reward);
-  if (values.empty()) return;
-  const auto [mean, least, most] = extent(values);
-  const double width =
-      most > least ? (most - least) / kHistogramBins : 1e-3 * std::max(1.0, std::abs(least));
-  Histogram histogram{.edges = {}, .counts = std::vector<std::int64_t>(kHistogramBins, 0)};
-  for (std::int64_t i = 0; i <= kHistogramBins; ++i)
-    histogram.edges.push_back(least + width * static_cast<double>(i));
-  for (const double value : values) {
-    const auto bin =
-        std::min(static_cast<std::int64_t>((value - least) / width), kHistogramBins - 1);
-    ++histogram.counts[static_cast<std::size_t>(bin)];
-  }
-  out.push_back({"reward_histogram", std::move(histogram)});
-}
 
 /// Every rank's values of its own samples, shared; zeros where no rank has one.
 std::vector<double> shared(const std::vector<double>& own, const std::vector<std::int64_t>& places,
@@ -84,9 +43,7 @@ struct BatchMaker::Collected {
 
 BatchMaker::BatchMaker(const Policy& policy, const GrpoTask& task, const RunConfig& config,
                        const BatchPlan& plan)
-    : policy_(policy), task_(task), config_(config), plan_(plan) {
-  for (const auto& reward : task.rewards) weights_.push_back(reward->config().weight);
-}
+    : policy_(policy), task_(task), config_(config), plan_(plan), weights_(reward_weights(task)) {}
 
 MadeBatch BatchMaker::make(PromptSource& source, std::int64_t& num_rollouts,
                            const StepSettings& settings) {
@@ -103,9 +60,10 @@ MadeBatch BatchMaker::make(PromptSource& source, std::int64_t& num_rollouts,
 
   MadeBatch out;
   out.batch = {.num_groups = all.num_groups, .num_updates = plan_.num_updates, .rollouts = {}};
-  out.num_sampled_tokens = static_cast<std::int64_t>(all.num_tokens);
   out.batch.has_spread = std::ranges::count(spread_of(all.judgement.functions), true) > 0;
-  describe(all, weighed, out);
+  out.facts = batch_facts(task_, all.judgement, weighed);
+  add_progress(all, out.facts);
+  warn_of_faults(all.judgement.faults);
   const auto places = places_of(all.rollouts, config_.grpo.num_generations);
   for (std::size_t i = 0; i < all.rollouts.size(); ++i)
     all.rollouts[i].advantage = weighed.values[static_cast<std::size_t>(places[i])];
@@ -251,31 +209,8 @@ Advantages BatchMaker::weigh(const Collected& all) const {
                     config_.grpo.multi_objective_aggregation);
 }
 
-void BatchMaker::describe(const Collected& all, const Advantages& weighed, MadeBatch& out) const {
-  auto& facts = out.facts;
-  const auto& judgement = all.judgement;
-  const auto& deviations = weighed.group_deviations;
-  facts.push_back({"reward", weighed.reward.mean});
-  facts.push_back({"reward_std", extent(deviations).mean});
-  facts.push_back({"frac_reward_zero_std", weighed.frac_reward_zero_std});
-  std::int64_t unscored = 0;
-  for (std::size_t f = 0; f < task_.rewards.size(); ++f) {
-    const auto name = "rewards/" + task_.rewards[f]->config().name;
-    facts.push_back({name + "/mean", weighed.functions[f].mean});
-    facts.push_back({name + "/std", weighed.functions[f].deviation});
-    unscored += std::ranges::count_if(judgement.functions[f],
-                                      [](const auto& score) { return !score.has_value(); });
-  }
-  facts.push_back({"num_unscored", unscored});
-  add_histogram(facts, weighed.rewards);
-  add_lengths(facts, "length", judgement.lengths);
-  std::vector<double> terminated;
-  for (std::size_t i = 0; i < judgement.lengths.size(); ++i)
-    if (judgement.stopped[i]) terminated.push_back(judgement.lengths[i]);
-  add_lengths(facts, "terminated_length", terminated);
-  const auto num_samples = static_cast<double>(judgement.lengths.size());
-  facts.push_back(
-      {"completions/clipped_ratio", 1.0 - static_cast<double>(terminated.size()) / num_samples});
+/// How the batch came about, and where the time went.
+void BatchMaker::add_progress(const Collected& all, std::vector<Metric>& facts) const {
   if (config_.grpo.dynamic_sampling) {
     facts.push_back({"num_gen_batches", all.num_rounds});
     facts.push_back({"num_discarded_groups", all.num_discarded});
@@ -284,7 +219,6 @@ void BatchMaker::describe(const Collected& all, const Advantages& weighed, MadeB
   facts.push_back({"rollout_time_s", all.rollout_s});
   facts.push_back({"reward_time_s", all.reward_s});
   facts.push_back({"measure_time_s", all.measure_s});
-  warn_of_faults(judgement.faults);
 }
 
 void BatchMaker::record(const Collected& all, const Advantages& weighed,

@@ -14,7 +14,6 @@ struct MadeBatch {
   RolloutBatch batch;
   std::vector<Metric> facts;         // reward, completions/mean_length, ...
   std::vector<std::string> records;  // lines of completions.jsonl, of this rank; without "step"
-  std::int64_t num_sampled_tokens = 0;
 };
 
 /// Samples, scores and weighs batches of rollouts.
@@ -37,7 +36,7 @@ class BatchMaker {
   void measure_reference(Collected& all, const StepSettings& settings) const;
   void mask_low_entropy(std::vector<Rollout>& rollouts, const std::vector<float>& entropies) const;
   Advantages weigh(const Collected& all) const;
-  void describe(const Collected& all, const Advantages& weighed, MadeBatch& out) const;
+  void add_progress(const Collected& all, std::vector<Metric>& facts) const;
   void record(const Collected& all, const Advantages& weighed,
               const std::vector<std::int64_t>& places, MadeBatch& out) const;
 

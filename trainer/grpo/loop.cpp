@@ -5,6 +5,7 @@
 
 #include "configs/reader.hpp"
 #include "trainer/grpo/batch_maker.hpp"
+#include "trainer/grpo/facts.hpp"
 #include "trainer/grpo/update.hpp"
 #include "trainer/metrics/jsonl_log.hpp"
 #include "trainer/metrics/log.hpp"
@@ -44,7 +45,7 @@ class GrpoLoop {
     auto& state = training_.state();
     source_.seek(state.data);
     batch_.num_updates = 0;  // used up
-    if (!state.rollouts.empty()) restore_rollouts(from_);
+    if (!state.rollouts.empty()) restore_rollouts();
     state.rollouts = {};
     if (training_.leads() && config_.grpo.log_completions)
       completions_.emplace(config_.output.dir / "completions.jsonl", state.step);
@@ -88,7 +89,8 @@ class GrpoLoop {
     metrics.loss = report.loss;
     metrics.grad_norm = report.grad_norm;
     metrics.more = facts_;
-    tell(report, metrics.more);
+    const auto of_update = update_facts(report, config_.grpo);
+    metrics.more.insert(metrics.more.end(), of_update.begin(), of_update.end());
     if (const auto reward = find_number(facts_, "reward")) training_.tell({{"reward", *reward}});
     training_.count_step(std::move(metrics), report.num_tokens, report.num_loss_tokens,
                          seconds_since(begin), batch_.has_spread);
@@ -146,36 +148,6 @@ class GrpoLoop {
                          "; a lower learning rate or a larger grpo.beta may help");
   }
 
-  /// TRL's names where it has them.
-  void tell(const UpdateReport& report, std::vector<Metric>& out) const {
-    const auto& policy = report.policy;
-    const auto share = [](double part, double whole) { return whole > 0.0 ? part / whole : 0.0; };
-    out.push_back({"entropy", report.entropy});
-    if (config_.grpo.beta > 0.0) out.push_back({"kl", share(policy.kl, policy.tokens)});
-    const double low = share(policy.clip_low, policy.num_ratios),
-                 high = share(policy.clip_high, policy.num_ratios);
-    out.push_back({"clip_ratio/low_mean", low});
-    out.push_back({"clip_ratio/low_min", policy.clip_low_min});
-    out.push_back({"clip_ratio/high_mean", high});
-    out.push_back({"clip_ratio/high_max", policy.clip_high_max});
-    out.push_back({"clip_ratio/region_mean", low + high});
-    out.push_back({"ratio/mean", share(policy.ratio, policy.num_ratios)});
-    out.push_back({"ratio/max", policy.ratio_max});
-    out.push_back({"num_clamped_ratios", policy.num_clamped});
-    out.push_back({"logprob_difference/max", policy.logprob_difference_max});
-    if (config_.grpo.off_policy_mask_threshold)
-      out.push_back({"num_off_policy_sequences", policy.num_dropped});
-    const auto& mismatch = report.mismatch;
-    if (mismatch.tokens == 0.0) return;
-    out.push_back({"mismatch/mean_difference", mismatch.mean_difference()});
-    out.push_back({"mismatch/max_difference", mismatch.difference_max});
-    out.push_back({"mismatch/k3", mismatch.mean_k3()});
-    out.push_back({"mismatch/f2", mismatch.f2()});
-    out.push_back({"mismatch/max_ratio", mismatch.ratio_max});
-    out.push_back({"mismatch/ppl_ratio", mismatch.mean_perplexity_ratio()});
-    out.push_back({"mismatch/ess", mismatch.ess()});
-  }
-
   void write_completions(const std::vector<std::string>& own, std::int64_t step) {
     if (!config_.grpo.log_completions) return;
     const auto lines = all_lines(own, *run_.mesh.data);
@@ -201,23 +173,10 @@ class GrpoLoop {
                              .first_sequence = 0});
     const auto judged = judge(task_, drawn, num_rows, 1, run_.mesh);
     warn_of_faults(judged.faults);
-    std::vector<double> weights;
-    for (const auto& reward : task_.rewards) weights.push_back(reward->config().weight);
-    const auto weighed = advantages(judged.functions, weights, 1, ScaleRewards::None);
-
-    std::vector<Metric> out{{"step", training_.state().step},
-                            {"eval_reward", weighed.reward.mean},
-                            {"eval_reward_std", weighed.reward.deviation}};
-    for (std::size_t f = 0; f < task_.rewards.size(); ++f)
-      out.push_back(
-          {"eval_rewards/" + task_.rewards[f]->config().name + "/mean", weighed.functions[f].mean});
-    out.push_back({"eval_num_unscored",
-                   std::ranges::count_if(weighed.rewards,
-                                         [](const auto& reward) { return !reward.has_value(); })});
-    double tokens = 0.0;
-    for (const auto length : judged.lengths) tokens += length;
-    out.push_back({"eval_completions/mean_length", tokens / static_cast<double>(num_rows)});
-    out.push_back({"eval_num_prompts", num_rows});
+    const auto weighed = advantages(judged.functions, reward_weights(task_), 1, ScaleRewards::None);
+    std::vector<Metric> out{{"step", training_.state().step}};
+    const auto facts = evaluation_facts(task_, judged, weighed);
+    out.insert(out.end(), facts.begin(), facts.end());
     out.push_back({"eval_runtime_s", seconds_since(begin)});
     char line[128];
     std::snprintf(line, sizeof line, "step %lld: eval reward %.4f (%lld prompts in %.1f s)",
@@ -227,8 +186,8 @@ class GrpoLoop {
     training_.tell({{"eval_reward", weighed.reward.mean}});
   }
 
-  void restore_rollouts(const std::string& checkpoint) {
-    const auto file = checkpoint + "/rollouts.safetensors";
+  void restore_rollouts() {
+    const auto file = from_ + "/rollouts.safetensors";
     batch_ = scatter_rollouts(training_.state().rollouts, config_.grpo.num_iterations,
                               static_cast<std::int64_t>(task_.train.size()), *run_.mesh.data, file);
     if (batch_.num_updates != plan_.num_updates)

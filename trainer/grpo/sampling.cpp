@@ -102,6 +102,12 @@ at::Tensor own_table(const GrpoTask& task, const Drawn& drawn, std::int64_t num_
 
 }  // namespace
 
+std::vector<double> reward_weights(const GrpoTask& task) {
+  std::vector<double> out;
+  for (const auto& reward : task.rewards) out.push_back(reward->config().weight);
+  return out;
+}
+
 std::vector<std::int64_t> places_of(const std::vector<Rollout>& rollouts,
                                     std::int64_t num_generations) {
   std::vector<std::int64_t> out;

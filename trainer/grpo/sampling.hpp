@@ -19,6 +19,8 @@ struct GrpoTask {
   std::vector<std::unique_ptr<Reward>> rewards;
 };
 
+std::vector<double> reward_weights(const GrpoTask& task);
+
 /// A group to sample: `group` within its batch, of row `row`.
 struct Planned {
   std::int64_t group, row;
