@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""GRPO under mpirun: every layout samples the same tokens, gives them the same rewards and trains alike.
+"""GRPO under mpirun: every layout samples the same tokens, gives them the same rewards and trains alike; a run that
+stopped in the middle of a batch goes on at another layout.
 
     grpo_ranks_test.py PROGRAM GOLDEN MPIEXEC...
 
@@ -45,11 +46,11 @@ def write_prompts(folder):
             out.write(json.dumps({"prompt": words}) + "\n")
 
 
-def run(program, mpiexec, folder, model, name, ranks, sizes):
+def run(program, mpiexec, folder, model, name, ranks, sizes, max_steps=6):
     job = folder / f"{name}.yaml"
     job.write_text(JOB.format(model=json.dumps(str(model)), name=name))
     data_ranks = ranks // sizes.get("tensor_parallel_size", 1)
-    settings = {f"parallel.{key}": value for key, value in sizes.items()}
+    settings = {f"parallel.{key}": value for key, value in sizes.items()} | {"train.max_steps": max_steps}
     settings["train.per_device_train_batch_size"] = COMPLETIONS // data_ranks
     command = [*mpiexec, str(ranks)] if ranks > 1 else []
     command += [str(program), "train", str(job)]
@@ -93,6 +94,12 @@ def main(program, golden, mpiexec):
             for layout, (ranks, sizes) in layouts.items():
                 label = f"{model}-{layout}"
                 compare(label, run(program, mpiexec, folder, golden / model, label, ranks, sizes), one)
+        # Step 3 is the first of the two of its batch: what is left of it must travel.
+        model = golden / "tiny_llama"
+        one = run(program, mpiexec, folder, model, "straight", 1, {}, max_steps=6)
+        for label, begun, ended in (("2-to-1", 2, 1), ("1-to-2", 1, 2)):
+            run(program, mpiexec, folder, model, label, begun, {}, max_steps=3)
+            compare(label, run(program, mpiexec, folder, model, label, ended, {}, max_steps=6), one)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,9 @@ foreach(driver IN ITEMS train_cli resume report_cli)
            $<TARGET_FILE:tailor> ${PROJECT_SOURCE_DIR}/tests/golden/tiny_llama)
   set_tests_properties(trainer/${driver} PROPERTIES TIMEOUT 600 LABELS trainer ENVIRONMENT PYTHONDONTWRITEBYTECODE=1)
 endforeach()
+add_test(NAME trainer/grpo_cli COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/trainer/grpo_cli_test.py
+         $<TARGET_FILE:tailor> ${PROJECT_SOURCE_DIR}/tests/golden/tiny_llama)
+set_tests_properties(trainer/grpo_cli PROPERTIES TIMEOUT 600 LABELS trainer ENVIRONMENT PYTHONDONTWRITEBYTECODE=1)
 add_test(NAME trainer/resume_grpo COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/trainer/resume_test.py
          $<TARGET_FILE:tailor> ${PROJECT_SOURCE_DIR}/tests/golden/tiny_llama grpo)
 set_tests_properties(trainer/resume_grpo PROPERTIES TIMEOUT 600 LABELS trainer ENVIRONMENT PYTHONDONTWRITEBYTECODE=1)

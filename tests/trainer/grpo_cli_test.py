@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""`tailor train` with task grpo on a tiny model: what stops a job, what its options do, what a user sees.
+
+    grpo_cli_test.py PROGRAM MODEL [NAME...]
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+from program import expect
+
+JOB = """\
+task: grpo
+model: {{name_or_path: {model}, dtype: float32}}
+peft: {{r: 4, lora_alpha: 8, init_lora_weights: false}}
+data: {{train: [{{path: prompts.jsonl}}], eval: [{{path: prompts.jsonl}}]}}
+grpo: {{num_generations: 4, max_completion_length: 8}}
+rewards: [{{name: regex, pattern: "[aeiou]"}}]
+train: {{learning_rate: 2.0e-3, lr_scheduler_type: constant, max_steps: 3, per_device_train_batch_size: 16, threads: 1}}
+output: {{dir: {name}, save_steps: 0, eval_steps: 2}}
+"""
+
+REWARDS = """\
+def moody(prompts, completions, columns_are_rows, **rest):
+    out = []
+    for text, row in zip(completions, columns_are_rows):
+        if row == 1:
+            raise ValueError("row 1 is not to my taste")
+        out.append(None if row == 2 else float(len(text)))
+    return out
+"""
+
+
+class Run:
+    def __init__(self, program, model, folder, name):
+        self.program, self.name, self.dir = program, name, folder / name
+        self.file = folder / f"{name}.yaml"
+        self.file.write_text(JOB.format(model=json.dumps(str(model)), name=name))
+
+    def train(self, *settings, code=0, command="train"):
+        """Standard output, as JSON where it is, and standard error."""
+        words = [str(self.program), command, str(self.file), "--json"]
+        words += [word for setting in settings for word in ("--set", setting)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=240)
+        if done.returncode != code:
+            sys.exit(f"{self.name} {settings}: expected code {code}, got {done.returncode}\n{done.stderr}")
+        return (json.loads(done.stdout) if done.stdout else None), done.stderr
+
+    def lines(self, name="metrics.jsonl"):
+        return [json.loads(line) for line in (self.dir / name).read_text().splitlines()]
+
+    def steps(self):
+        return [line for line in self.lines() if "loss" in line]
+
+
+def a_run_tells_what_it_did(make):
+    run = make("told")
+    result, error = run.train()
+    expect(result["steps"] == 3 and 0 <= result["reward"] <= 1 and 0 <= result["eval_reward"] <= 1, f"result: {result}")
+    expect("16 completions" in error or "4 prompts x 4 completions" in error, f"the plan is told: {error}")
+    for line in run.steps():
+        expect(line["clip_ratio/region_mean"] == 0 and line["ratio/mean"] == 1, f"the first update: ratios of 1: {line}")
+        expect(line["mismatch/max_difference"] < 1e-4, f"the sampler is the trainer: {line}")
+        expect(sum(line["reward_histogram"]["counts"]) == 16, f"a histogram of all rewards: {line}")
+        expect("kl" not in line, "no reference is asked without beta")
+    samples = run.lines("completions.jsonl")
+    expect(len(samples) == 3 * 16, f"every sample is there: {len(samples)}")
+    for start in range(0, len(samples), 4):
+        group = samples[start : start + 4]
+        expect(len({json.dumps(s["prompt"]) for s in group}) == 1, f"a group has one prompt: {group}")
+        expect(abs(sum(s["advantage"] for s in group)) < 1e-3, f"advantages of a group add up to 0: {group}")
+    evaluations = [line for line in run.lines() if "eval_reward" in line]
+    expect([line["step"] for line in evaluations] == [2, 3], f"evaluations: {evaluations}")
+    plan, _ = run.train(command="plan")
+    expect(plan["prompts_in_batch"] == 4 and plan["total_steps"] == 3, f"plan: {plan}")
+
+
+def what_cannot_go_on_is_stopped_by_name(make):
+    run = make("stopped")
+    for settings, words in [
+        (['rewards=[{name: regex, pattern: "no such text"}]', "grpo.zero_spread_patience=2"], "step 2: for 2 batches no prompt had"),
+        (["grpo.mismatch_limit=1e-12"], "the adapter does not reach the sampler"),
+        (["grpo.beta=0.1", "grpo.kl_limit=1e-9"], "above grpo.kl_limit"),
+    ]:
+        _, error = run.train(*settings, f"output.dir={run.dir}-{words[:4].strip()}", code=3)
+        expect(words in error, f"{settings}: {error}")
+    _, error = run.train("grpo.num_generations=5", code=2)
+    expect("grpo.num_generations: expected a divisor" in error and ".yaml:5:" in error, error)
+    _, error = run.train("grpo.max_completion_length=100000", code=2)
+    expect("grpo.max_completion_length: a prompt of" in error and "positions" in error, error)
+
+
+def options_change_what_they_say(make):
+    plain = make("plain")
+    plain.train()
+
+    def metrics(name, *settings, length=None):
+        run = make(name)
+        run.train(*settings)
+        return run
+
+    # At the first update all clipped losses have one gradient; the step behind it shows the others.
+    for loss in ["grpo", "dr_grpo", "bnpo", "sapo", "gspo"]:
+        run = metrics(f"loss-{loss}", f"grpo.loss_type={loss}", "grpo.num_iterations=2")
+        expect(all(abs(line["loss"]) < 100 for line in run.steps()), f"{loss}: finite losses")
+        expect(run.steps()[1]["ratio/max"] != 1.0, f"{loss}: the second pass has moved")
+    metrics("loss-cispo", "grpo.loss_type=cispo", "grpo.epsilon_high=5")
+    metrics("loss-minirl", "grpo.loss_type=minirl", "grpo.scale_rewards=none")
+    metrics("loss-luspo", "grpo.loss_type=luspo", "grpo.importance_sampling_level=sequence")
+    vespo = metrics("loss-vespo", "grpo.loss_type=vespo").steps()[0]
+    expect(vespo["vespo/phi_seq_mean"] > 0, f"vespo tells its weight: {vespo}")
+
+    kl = metrics("kl-loss", "grpo.beta=0.5").steps()[0]
+    expect(kl["kl"] > 0, f"the divergence is measured: {kl}")
+    in_reward = metrics("kl-reward", "grpo.beta=0.5", "grpo.kl_in=reward")
+    moved = [a["reward"] != b["reward"] for a, b in zip(in_reward.steps(), plain.steps())]
+    expect(any(moved), "a divergence in the reward is taken off it")
+
+    entropy = metrics("entropy", "grpo.entropy_coef=1.0").steps()[0]
+    expect(abs(entropy["loss"] - plain.steps()[0]["loss"] + entropy["entropy"]) < 1e-4, f"the bonus: {entropy}")
+    half = metrics("quantile", "grpo.top_entropy_quantile=0.5").steps()[0]
+    expect(half["grad_norm"] < plain.steps()[0]["grad_norm"], "half of the tokens move less")
+
+    dynamic = metrics("dynamic", "grpo.dynamic_sampling=true", "grpo.max_num_gen_batches=20")
+    for line in dynamic.steps():
+        expect(line["frac_reward_zero_std"] == 0, f"every group has spread: {line}")
+    expect(any(line["num_discarded_groups"] > 0 for line in dynamic.steps()), "some groups had none")
+
+    masked = make("masked")
+    _, error = masked.train("grpo.max_completion_length=1", "grpo.min_new_tokens=1", "grpo.mask_truncated_completions=true")
+    expect("every completion was cut at the limit" in error, error)
+    expect(all(line["loss"] == 0 and line["grad_norm"] == 0 for line in masked.steps()), "nothing moved")
+
+    for correction in ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "bypass"]:
+        run = metrics(f"correction-{correction}", f"grpo.importance_sampling_correction={correction}")
+        expect(run.steps()[0]["mismatch/ess"] > 0.999, f"{correction}: weights of 1 where nothing is to be corrected")
+    quiet = metrics("quiet", "grpo.log_completions=false")
+    expect(not (quiet.dir / "completions.jsonl").exists(), "no completions are logged")
+
+
+def rewards_that_fail_cost_their_samples(make):
+    run = make("moody")
+    (run.file.parent / "moody.py").write_text(REWARDS)
+    result, error = run.train('rewards=[{python: "moody.py:moody"}]')
+    expect(result["steps"] == 3, f"the job goes on: {result}")
+    expect("row 1 is not to my taste" in error and "of group" in error, f"the reason is told: {error}")
+    samples = run.lines("completions.jsonl")
+    for sample in samples:
+        scored = sample["columns"]["columns_are_rows"] == 0
+        expect((sample["reward"] is not None) == scored, f"unscored samples alone have no reward: {sample}")
+        expect(scored or sample["advantage"] == 0, f"and move nothing: {sample}")
+    expect(sum(line["num_unscored"] for line in run.steps()) == sum(s["reward"] is None for s in samples), "they are counted")
+
+
+def prompts_that_are_too_long_follow_the_job(make):
+    run = make("long")
+    _, error = run.train("data.max_length=4", "data.over_length=raise", code=2)
+    expect("prompts.jsonl: a prompt has" in error and "data.max_length is 4" in error, error)
+    _, error = run.train("data.max_length=4", "data.over_length=drop", code=2)
+    expect("no prompt is left" in error and ".yaml:4:" in error, error)
+    _, error = run.train("data.max_length=4")
+    expect("lose their beginning" in error, error)
+
+
+TESTS = [
+    a_run_tells_what_it_did,
+    what_cannot_go_on_is_stopped_by_name,
+    options_change_what_they_say,
+    rewards_that_fail_cost_their_samples,
+    prompts_that_are_too_long_follow_the_job,
+]
+
+
+def main(program, model, names):
+    for test in TESTS:
+        if names and test.__name__ not in names:
+            continue
+        print(test.__name__, flush=True)
+        with tempfile.TemporaryDirectory(prefix="tailor-grpo-") as name:
+            folder = pathlib.Path(name)
+            with open(folder / "prompts.jsonl", "w") as out:
+                for i in range(12):
+                    out.write(json.dumps({"prompt": f"one two three {i}", "columns_are_rows": i % 3}) + "\n")
+            test(lambda label: Run(program, model, folder, label))  # noqa: B023
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]).resolve(), sys.argv[3:])
