@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <catch2/catch.hpp>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -11,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "configs/reader.hpp"
 #include "trainer/rewards/process_tree.hpp"
 #include "trainer/rewards/reward.hpp"
 
@@ -73,6 +75,17 @@ inline int num_left() {
     count += ours && process.pid != ::getpid();
   }
   return count;
+}
+
+/// What a job is told that names such a reward; "" where it can start. Nothing it started stays.
+inline std::string start_problem(const RewardConfig& config) {
+  try {
+    make_reward(config);
+  } catch (const configs::ConfigError& error) {
+    CHECK(num_left() == 0);
+    return error.what();
+  }
+  return "";
 }
 
 class Stopwatch {

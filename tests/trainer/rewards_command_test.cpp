@@ -25,16 +25,6 @@ RewardConfig config_of(const Programs& programs, std::vector<std::string> comman
   return config;
 }
 
-std::string start_problem(const RewardConfig& config) {
-  try {
-    make_reward(config);
-  } catch (const ConfigError& error) {
-    CHECK(num_left() == 0);
-    return error.what();
-  }
-  return "";
-}
-
 /// Answers by the completion, which may be an answer itself.
 constexpr auto kShell = R"(#!/bin/sh
 while read -r line; do

@@ -96,16 +96,6 @@ RewardConfig config_of(const Programs& programs, const std::string& text,
   return config;
 }
 
-std::string start_problem(const RewardConfig& config) {
-  try {
-    make_reward(config);
-  } catch (const ConfigError& error) {
-    CHECK(num_left() == 0);
-    return error.what();
-  }
-  return "";
-}
-
 }  // namespace
 
 TEST_CASE("a function gets what TRL would give it", "[rewards]") {
