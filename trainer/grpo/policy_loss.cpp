@@ -302,11 +302,6 @@ PolicyLoss policy_loss(const PolicyBatch& batch, const GrpoConfig& config,
   return Calculation(batch, config, normalizer).run();
 }
 
-bool gradient_needs_whole_response(const GrpoConfig& config) {
-  return config.importance_sampling_level == RatioLevel::Sequence ||
-         config.loss_type == LossType::Vespo || config.off_policy_mask_threshold;
-}
-
 std::vector<double> response_kl(const std::vector<std::int64_t>& offsets, const at::Tensor& mask_S,
                                 const at::Tensor& old_S, const at::Tensor& reference_S) {
   const auto size = offsets.back();

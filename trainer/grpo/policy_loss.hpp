@@ -85,9 +85,6 @@ PolicyLoss policy_loss(const PolicyBatch& batch, const GrpoConfig& config,
 PolicyLoss policy_loss_reference(const PolicyBatch& batch, const GrpoConfig& config,
                                  const Normalizer& normalizer);
 
-/// Whether a token's gradient needs the log-probabilities of its whole response, not its own alone.
-bool gradient_needs_whole_response(const GrpoConfig& config);
-
 /// sum of ln old - ln reference over the loss tokens of every response, what KlPlace::Reward takes
 /// off its reward, times beta.
 std::vector<double> response_kl(const std::vector<std::int64_t>& offsets, const at::Tensor& mask_S,
