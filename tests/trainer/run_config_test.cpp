@@ -1,12 +1,8 @@
 #include "trainer/run_config.hpp"
 
-#include <unistd.h>
-
 #include <catch2/catch.hpp>
-#include <filesystem>
-#include <fstream>
-#include <string>
-#include <vector>
+
+#include "job_workspace.hpp"
 
 namespace fs = std::filesystem;
 using namespace tailor::trainer;
@@ -14,56 +10,6 @@ using tailor::configs::ConfigError;
 using tailor::configs::Document;
 
 namespace {
-
-/// A folder with what a job needs, gone at the end.
-struct Workspace {
-  fs::path dir = fs::temp_directory_path() / ("tailor_run_config_" + std::to_string(::getpid()));
-
-  Workspace() {
-    fs::remove_all(dir);
-    for (const auto* folder : {"model", "adapter", "empty"}) fs::create_directories(dir / folder);
-    write("train.jsonl", "{}\n");
-    write("test.jsonl", "{}\n");
-    write("nothing.jsonl", "");
-    write("model/config.json", "{}");
-    write("adapter/adapter_config.json", "{}");
-  }
-  ~Workspace() { fs::remove_all(dir); }
-  Workspace(const Workspace&) = delete;
-  Workspace& operator=(const Workspace&) = delete;
-
-  void write(const std::string& name, const std::string& text) const {
-    std::ofstream(dir / name) << text;
-  }
-  RunConfig read(const std::string& text, const std::vector<std::string>& overrides = {}) const {
-    return parse_run_config(text, dir / "job.yaml", overrides);
-  }
-  /// The problems of a job, without the folder's name.
-  std::string errors(const std::string& text,
-                     const std::vector<std::string>& overrides = {}) const {
-    try {
-      read(text, overrides);
-    } catch (const ConfigError& e) {
-      return relative(e.what());
-    }
-    return "";
-  }
-  std::string relative(std::string text) const {
-    const auto prefix = dir.string() + '/';
-    for (auto at = text.find(prefix); at != std::string::npos; at = text.find(prefix))
-      text.erase(at, prefix.size());
-    return text;
-  }
-};
-
-const std::string kSmall =
-    "model: {name_or_path: model}\n"
-    "data: {train: [{path: train.jsonl}]}\n"
-    "output: {dir: run}\n";
-
-const std::string kGrpo = "task: grpo\n" + kSmall + "rewards: [{name: numeric_answer}]\n";
-/// A GRPO job whose section `grpo` (line 6) holds `text`.
-std::string with_grpo(const std::string& text) { return kGrpo + "grpo: {" + text + "}\n"; }
 
 /// A job whose section `train` (line 4) holds `text`.
 std::string with_train(const std::string& text) { return kSmall + "train: {" + text + "}\n"; }
@@ -359,70 +305,6 @@ TEST_CASE("settings without effect are told, not refused", "[trainer]") {
         "job.yaml:4:52: train.min_lr_ratio: has no effect with lr_scheduler_type constant\n");
   CHECK(notes("num_epochs: 2") ==
         "job.yaml:4:9: train.num_epochs: read as train.num_train_epochs\n");
-}
-
-TEST_CASE("a GRPO job has TRL's defaults and is read back as it was written", "[trainer]") {
-  const Workspace workspace;
-  const auto plain = workspace.read(kGrpo);
-  CHECK(plain.task == "grpo");
-  CHECK(plain.train.learning_rate == 3e-5);
-  CHECK(plain.grpo.num_generations == 8);
-  CHECK(plain.grpo.loss_type == LossType::Dapo);
-  CHECK(plain.grpo.scale_rewards == ScaleRewards::Group);
-  CHECK(plain.grpo.beta == 0.0);
-  CHECK(plain.grpo.clip_high() == 0.2);
-  REQUIRE(plain.rewards.size() == 1);
-  CHECK(plain.rewards[0].kind == RewardKind::NumericAnswer);
-
-  const auto all = workspace.read(with_grpo(
-      "num_generations: 4, max_completion_length: 32, temperature: 0.7, "
-      "steps_per_generation: 4, num_iterations: 2, scale_rewards: rloo, loss_type: gspo, "
-      "epsilon: 3.0e-4, epsilon_high: 4.0e-4, delta: 4, dual_clip: 3, beta: 0.04, "
-      "kl_estimator: k3+, importance_sampling_correction: token_mask, "
-      "importance_sampling_clip_min: 0.5, mask_truncated_completions: true, dynamic_sampling: "
-      "true, "
-      "top_entropy_quantile: 0.2, share_prompts: false"));
-  CHECK(all.grpo.loss_type == LossType::Grpo);
-  CHECK(all.grpo.importance_sampling_level == RatioLevel::Sequence);
-  CHECK(all.grpo.kl_estimator == KlEstimator::K3Plus);
-  const auto text = to_yaml(all);
-  CHECK(to_yaml(workspace.read(text)) == text);
-  CHECK(workspace.read(with_grpo("scale_rewards: false")).grpo.scale_rewards == ScaleRewards::None);
-  CHECK(workspace.read(with_grpo("vllm_importance_sampling_clip_max: 3"))
-            .grpo.importance_sampling_clip_max == 3.0);
-}
-
-TEST_CASE("what a GRPO job cannot mean is refused by key", "[trainer]") {
-  const Workspace workspace;
-  CHECK_THAT(workspace.errors("task: grpo\n" + kSmall), Catch::Contains("rewards: missing"));
-  CHECK_THAT(workspace.errors(with_grpo("num_generations: 1")),
-             Catch::Contains("job.yaml:6:25: grpo.num_generations: expected"));
-  CHECK_THAT(workspace.errors(with_grpo("loss_type: cispo")),
-             Catch::Contains("grpo.loss_type: cispo needs epsilon_high"));
-  CHECK_THAT(workspace.errors(with_grpo("loss_type: luspo")),
-             Catch::Contains("needs importance_sampling_level: sequence"));
-  CHECK_THAT(workspace.errors(with_grpo("num_generation: 4")),
-             Catch::Contains("did you mean \"num_generations\""));
-  CHECK_THAT(workspace.errors(with_grpo("max_completion_length: 4, min_new_tokens: 5")),
-             Catch::Contains("expected at most max_completion_length (4)"));
-  CHECK_THAT(workspace.errors(with_grpo("top_p: 0.9, importance_sampling_correction: token_mask")),
-             Catch::Contains("expected auto or off where top_p"));
-  CHECK_THAT(workspace.errors(with_grpo("kl_in: reward")), Catch::Contains("without beta above 0"));
-  CHECK_THAT(workspace.errors(with_grpo("delta: 1.1")), Catch::Contains("1 + epsilon_high (1.2)"));
-  CHECK_THAT(workspace.errors(with_grpo("importance_sampling_clip_min: 3")),
-             Catch::Contains("expected at most importance_sampling_clip_max (2)"));
-  CHECK_THAT(workspace.errors(with_grpo("loss_type: minirl")),
-             Catch::Contains("minirl needs scale_rewards: none"));
-  CHECK_THAT(workspace.errors(with_grpo("kl_limit: 1")), Catch::Contains("needs beta above 0"));
-  CHECK_THAT(workspace.errors(with_grpo("router_replay: r3")), Catch::Contains("expected off"));
-  CHECK_THAT(workspace.errors(with_grpo("use_vllm: true")), Catch::Contains("leave it out"));
-  CHECK_THAT(workspace.errors(with_grpo("steps_per_generation: 3") +
-                              "train: {gradient_accumulation_steps: 2}\n"),
-             Catch::Contains("grpo.steps_per_generation: expected a multiple of"));
-  CHECK_THAT(workspace.errors(kGrpo + "peft: {lora_dropout: 0.1}\n"),
-             Catch::Contains("peft.lora_dropout: expected 0"));
-  CHECK_THAT(workspace.errors(kGrpo + "parallel: {pipeline_parallel_size: 2}\n"),
-             Catch::Contains("parallel.pipeline_parallel_size: expected 1"));
 }
 
 TEST_CASE("what this build does not do is refused with one message each", "[trainer]") {
