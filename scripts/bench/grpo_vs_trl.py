@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Tailor against TRL: whole GRPO steps on the same model and prompts, in turns, in one run.
 
-    scripts/bench/grpo_vs_trl.py --python ~/venv/bin/python     an interpreter with trl, transformers and peft
+    scripts/bench/grpo_vs_trl.py                       # makes a virtual environment for the peer, about 5 GB
+    scripts/bench/grpo_vs_trl.py --python ~/venv/bin/python
 
 Work of a step: 4 prompts of about 64 tokens, 8 completions each of exactly 64 tokens, a reward that costs nothing,
 one update of an adapter of r = 16 on every linear layer; SmolLM2-135M-Instruct in float32, 2 threads. The processes
@@ -16,7 +17,7 @@ import random
 import statistics
 import tempfile
 
-from sft_vs_peft import ROOT, gemm_gflops, matmul_parameters, prepare, run
+from common import ROOT, gemm_gflops, matmul_parameters, prepare, run
 
 PROMPTS, GENERATIONS, LENGTH = 4, 8, 64
 COMPLETIONS = PROMPTS * GENERATIONS

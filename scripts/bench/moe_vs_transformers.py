@@ -20,7 +20,7 @@ import pathlib
 import statistics
 import sys
 
-from sft_vs_peft import ROOT, peer_python, run
+from common import ROOT, peer_python, run
 
 SHAPES = [(8, 2), (64, 8)]  # experts, of a token
 PEERS = ["eager", "grouped_mm"]

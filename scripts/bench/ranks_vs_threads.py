@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 
-from sft_vs_peft import ROOT, run
+from common import ROOT, run
 
 ROWS = 4  # of a step, over all ranks
 WARM_UP = 1  # steps: allocators fill

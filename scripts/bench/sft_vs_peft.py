@@ -16,16 +16,14 @@ slows both. Tokens/s are medians of the steps behind the warm-up; memory is the 
 import argparse
 import dataclasses
 import json
-import os
 import pathlib
 import random
-import shlex
 import statistics
-import subprocess
 import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from common import ROOT, gemm_gflops, matmul_parameters, prepare, run
+
 BATCH, LENGTH = 4, 512
 WARM_UP = 2  # steps: allocators fill, kernels are chosen
 # Largest difference of the first loss: rounding alone, for each stored dtype.
@@ -37,20 +35,6 @@ class Run:
     tokens_per_second: float
     peak_bytes: int
     first_loss: float
-
-
-def run(command: list, environment: dict[str, str] | None = None) -> tuple[str, int]:
-    """Runs a program to its end; its standard output and its peak resident bytes."""
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        words = [str(word) for word in command]
-        process = subprocess.Popen(words, stdout=output, stderr=errors, env=os.environ | (environment or {}))
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        output.seek(0)
-        errors.seek(0)
-        if process.returncode != 0:
-            raise SystemExit(f"sft_vs_peft: exit code {process.returncode} of {shlex.join(words)}\n{errors.read()[-2000:]}")
-        return output.read(), usage.ru_maxrss * 1024
 
 
 def summarize(step_times_s: list[float], first_loss: float, peak_bytes: int) -> Run:
@@ -94,55 +78,12 @@ def run_peft(arguments: argparse.Namespace, data: pathlib.Path, dtype: str) -> R
     return summarize(result["step_times_s"], result["losses"][0], peak_bytes)
 
 
-def gemm_gflops(arguments: argparse.Namespace) -> dict[str, float]:
-    command = [arguments.tailor, "bench", "gemm", "--json", "--threads", arguments.threads]
-    output, _ = run(command)
-    result = json.loads(output)
-    peaks = {dtype: result.get(f"{dtype}_gflops") or 0.0 for dtype in ("float32", "bfloat16")}
-    # bfloat16 weights may be multiplied either way: the faster one is the bound.
-    return {"float32": peaks["float32"], "bfloat16": max(peaks.values())}
-
-
-def matmul_parameters(model: pathlib.Path) -> int:
-    c = json.loads((model / "config.json").read_text())
-    hidden, heads, kv_heads = c["hidden_size"], c["num_attention_heads"], c["num_key_value_heads"]
-    head_dim = c.get("head_dim") or hidden // heads
-    layer = 2 * hidden * head_dim * (heads + kv_heads) + 3 * hidden * c["intermediate_size"]
-    return c["num_hidden_layers"] * layer + c["vocab_size"] * hidden
-
-
 def write_rows(path: pathlib.Path, vocab_size: int, steps: int) -> None:
     rng = random.Random(0)
     with path.open("w") as file:
         for _ in range(steps * BATCH):
             ids = [rng.randrange(100, vocab_size) for _ in range(LENGTH)]  # behind the special tokens
             file.write(json.dumps({"input_ids": ids, "labels": ids}) + "\n")
-
-
-def peer_python(work: pathlib.Path) -> pathlib.Path:
-    python = work / "venv/bin/python"
-    if not (work / "venv/ready").exists():
-        print("setting up the peer's virtual environment (about 5 GB)", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", work / "venv"], check=True)
-        requirements = ROOT / "scripts/bench/requirements.txt"
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", requirements], check=True)
-        (work / "venv/ready").touch()
-    return python
-
-
-def prepare(arguments: argparse.Namespace) -> None:
-    arguments.work = arguments.work.resolve()
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    if not arguments.tailor.exists():
-        raise SystemExit(f"sft_vs_peft: no {arguments.tailor}; run scripts/setup.sh and scripts/build.sh")
-    if arguments.model is None:
-        arguments.model = ROOT / "downloads/SmolLM2-135M-Instruct"
-        if not arguments.model.exists():
-            subprocess.run([ROOT / "scripts/fetch_model.sh"], check=True, stdout=sys.stderr)
-            gguf = ROOT / "downloads/SmolLM2-135M-Instruct.Q4_1.gguf"
-            subprocess.run([arguments.tailor, "convert", gguf, arguments.model], check=True, stdout=sys.stderr)
-    arguments.model = arguments.model.resolve()  # a job's relative paths are relative to the job
-    arguments.python = arguments.python or peer_python(arguments.work)
 
 
 def compare(arguments: argparse.Namespace) -> dict:
