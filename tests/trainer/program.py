@@ -1,10 +1,7 @@
 """Runs the program `tailor` for tests: a small job on a tiny model, its results, what it left on disk."""
 
 import json
-import os
-import pathlib
 import random
-import re
 import signal
 import subprocess
 import sys
