@@ -6,7 +6,7 @@
 #   scripts/quickstart.sh [--grpo] [KEY=VALUE...]
 #
 # KEY=VALUE overrides the job, e.g. train.seed=7 output.dir=runs/seed-7. With --grpo a second job goes on from the adapter
-# by reinforcement learning (about 10 minutes more), and the accuracy is measured a third time.
+# by reinforcement learning, and the accuracy is measured a third time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
