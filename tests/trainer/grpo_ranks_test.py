@@ -46,7 +46,7 @@ def write_prompts(folder):
             out.write(json.dumps({"prompt": words}) + "\n")
 
 
-def run(program, mpiexec, folder, model, name, ranks, sizes, max_steps=6):
+def run(program, mpiexec, folder, model, name, ranks, sizes, max_steps=6, *more):
     job = folder / f"{name}.yaml"
     job.write_text(JOB.format(model=json.dumps(str(model)), name=name))
     data_ranks = ranks // sizes.get("tensor_parallel_size", 1)
@@ -55,6 +55,7 @@ def run(program, mpiexec, folder, model, name, ranks, sizes, max_steps=6):
     command = [*mpiexec, str(ranks)] if ranks > 1 else []
     command += [str(program), "train", str(job)]
     command += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    command += [word for setting in more for word in ("--set", setting)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     if done.returncode != 0:
         sys.exit(f"{name}: code {done.returncode}\n{done.stderr}")
@@ -83,6 +84,19 @@ def compare(name, found, expected):
     print(f"{name}: {len(mine)} samples alike, log-probabilities of sampler and trainer within {worst:.1e}")
 
 
+def rewards_start_once(program, mpiexec, folder, model):
+    """Ranks that hold the same samples ask one set of children."""
+    (folder / "counted.py").write_text(
+        "import os\n\nopen('children', 'a').write(f'{os.getpid()}\\n')\n\n\n"
+        "def reward(completions, **rest):\n    return [float(len(text) % 3) for text in completions]\n"
+    )
+    rewards = "[{python: counted.py}]"
+    samples, _ = run(program, mpiexec, folder, model, "counted", 2, {"tensor_parallel_size": 2}, 2, f"rewards={rewards}")
+    expect(len({sample["reward"] for sample in samples}) > 1, "the function scores")
+    children = (folder / "children").read_text().split()
+    expect(len(children) == 1, f"one child for two ranks: {children}")
+
+
 def main(program, golden, mpiexec):
     with tempfile.TemporaryDirectory(prefix="tailor-grpo-ranks-") as name:
         folder = pathlib.Path(name)
@@ -96,6 +110,7 @@ def main(program, golden, mpiexec):
                 compare(label, run(program, mpiexec, folder, golden / model, label, ranks, sizes), one)
         # Step 3 is the first of the two of its batch: what is left of it must travel.
         model = golden / "tiny_llama"
+        rewards_start_once(program, mpiexec, folder, model)
         one = run(program, mpiexec, folder, model, "straight", 1, {}, max_steps=6)
         for label, begun, ended in (("2-to-1", 2, 1), ("1-to-2", 1, 2)):
             run(program, mpiexec, folder, model, label, begun, {}, max_steps=3)

@@ -30,7 +30,7 @@ std::int64_t size_of(const PromptRow& row) { return static_cast<std::int64_t>(ro
 class GrpoJobTask final : public JobTask {
  public:
   GrpoJobTask(const RunConfig& config, const models::Pretrained& pretrained,
-              std::int64_t data_ranks)
+              std::int64_t data_ranks, bool scores)
       : config_(config),
         plan_(batch_plan(config, data_ranks)),
         shape_(models::make_causal_lm(pretrained.config_json, pretrained.config_file)->shape()) {
@@ -48,7 +48,8 @@ class GrpoJobTask final : public JobTask {
         grpo_total_steps(config, static_cast<std::int64_t>(task_.train.size()), data_ranks);
     for (auto reward : config.rewards) {
       if (needs_max_length(reward)) reward.max_length = config.grpo.max_completion_length;
-      task_.rewards.push_back(make_reward(reward));
+      if (scores) task_.rewards.push_back(make_reward(reward));
+      task_.reward_configs.push_back(std::move(reward));
     }
     if (num_truncated_ > 0)
       log_warn("data.max_length: " + std::to_string(num_truncated_) +
@@ -67,9 +68,9 @@ class GrpoJobTask final : public JobTask {
     if (!task_.eval.empty())
       out.push_back("eval data: " + prompts_text(task_.eval, num_dropped_ - num_dropped_train_));
     std::string rewards;
-    for (const auto& reward : task_.rewards)
-      rewards += (rewards.empty() ? "" : ", ") + reward->config().name + " x " +
-                 configs::number_text(reward->config().weight);
+    for (const auto& reward : task_.reward_configs)
+      rewards +=
+          (rewards.empty() ? "" : ", ") + reward.name + " x " + configs::number_text(reward.weight);
     out.push_back("rewards: " + rewards);
     out.push_back("a batch of rollouts: " + with_commas(plan_.num_groups) + " prompts x " +
                   std::to_string(config_.grpo.num_generations) + " completions of at most " +
@@ -169,8 +170,8 @@ class GrpoJobTask final : public JobTask {
 
 std::unique_ptr<JobTask> open_grpo_task(const RunConfig& config,
                                         const models::Pretrained& pretrained,
-                                        std::int64_t data_ranks) {
-  return std::make_unique<GrpoJobTask>(config, pretrained, data_ranks);
+                                        std::int64_t data_ranks, bool scores) {
+  return std::make_unique<GrpoJobTask>(config, pretrained, data_ranks, scores);
 }
 
 }  // namespace tailor::trainer::cli

@@ -6,8 +6,8 @@
 namespace tailor::trainer::cli {
 
 std::unique_ptr<JobTask> open_task(const RunConfig& config, const models::Pretrained& pretrained,
-                                   std::int64_t data_ranks) {
-  return config.task == "grpo" ? open_grpo_task(config, pretrained, data_ranks)
+                                   std::int64_t data_ranks, bool scores) {
+  return config.task == "grpo" ? open_grpo_task(config, pretrained, data_ranks, scores)
                                : open_sft_task(config, pretrained, data_ranks);
 }
 

@@ -31,16 +31,17 @@ class JobTask {
   virtual TrainResult train(TrainRun run) = 0;
 };
 
-/// Reads and checks the data, and whatever else the task needs before a weight is read. Throws
-/// ConfigError. `config` and `pretrained` outlive the answer.
+/// Reads and checks the data, and whatever else the task needs before a weight is read. `scores`:
+/// this rank asks the rewards, whose children start here. Throws ConfigError. `config` and
+/// `pretrained` outlive the answer.
 std::unique_ptr<JobTask> open_task(const RunConfig& config, const models::Pretrained& pretrained,
-                                   std::int64_t data_ranks = 1);
+                                   std::int64_t data_ranks = 1, bool scores = true);
 std::unique_ptr<JobTask> open_sft_task(const RunConfig& config,
                                        const models::Pretrained& pretrained,
                                        std::int64_t data_ranks);
 std::unique_ptr<JobTask> open_grpo_task(const RunConfig& config,
                                         const models::Pretrained& pretrained,
-                                        std::int64_t data_ranks);
+                                        std::int64_t data_ranks, bool scores);
 
 /// The beginning and the end of a text, where it is longer than `max_characters`.
 std::string shortened(const std::string& text, std::size_t max_characters);

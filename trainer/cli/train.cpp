@@ -179,7 +179,7 @@ class TrainCommand {
       if (!config_.adapter_path.empty()) start_from(config_.adapter_path, *adapter);
     }
     make_part();  // refuses what the ranks cannot share
-    task_ = open_task(config_, pretrained_, mesh_.sizes.data());
+    task_ = open_task(config_, pretrained_, mesh_.sizes.data(), /*scores=*/mesh_.tp->rank() == 0);
     for (const auto& line : task_->describe()) log_info(line);
     if (ranks_.leads())  // it compares and saves them
       fingerprints_ = fingerprints(pretrained_, *task_, precision_, layout_text(mesh_.sizes));

@@ -48,7 +48,7 @@ BatchMaker::BatchMaker(const Policy& policy, const GrpoTask& task, const RunConf
 MadeBatch BatchMaker::make(PromptSource& source, std::int64_t& num_rollouts,
                            const StepSettings& settings) {
   Collected all;
-  all.judgement.functions.resize(task_.rewards.size());
+  all.judgement.functions.resize(task_.reward_configs.size());
   const auto rounds = config_.grpo.dynamic_sampling ? config_.grpo.max_num_gen_batches : 1;
   while (all.num_groups < plan_.num_groups && all.num_rounds < rounds)
     sample_into(all, source, num_rollouts);
@@ -231,8 +231,8 @@ void BatchMaker::record(const Collected& all, const Advantages& weighed,
       return value ? Json(*value) : Json();
     };
     Json rewards = Json::object();
-    for (std::size_t f = 0; f < task_.rewards.size(); ++f)
-      rewards[task_.rewards[f]->config().name] = or_null(all.judgement.functions[f][place]);
+    for (std::size_t f = 0; f < task_.reward_configs.size(); ++f)
+      rewards[task_.reward_configs[f].name] = or_null(all.judgement.functions[f][place]);
     const Json line = {{"group", all.rollouts[i].group},
                        {"prompt", Json::parse(judged.prompt_json)},
                        {"completion", judged.completion},

@@ -62,8 +62,8 @@ std::vector<Metric> batch_facts(const GrpoTask& task, const Judgement& judgement
                           {"reward_std", extent(weighed.group_deviations).mean},
                           {"frac_reward_zero_std", weighed.frac_reward_zero_std}};
   std::int64_t unscored = 0;
-  for (std::size_t f = 0; f < task.rewards.size(); ++f) {
-    const auto name = "rewards/" + task.rewards[f]->config().name;
+  for (std::size_t f = 0; f < task.reward_configs.size(); ++f) {
+    const auto name = "rewards/" + task.reward_configs[f].name;
     out.push_back({name + "/mean", weighed.functions[f].mean});
     out.push_back({name + "/std", weighed.functions[f].deviation});
     unscored += num_unscored(judgement.functions[f]);
@@ -116,9 +116,9 @@ std::vector<Metric> evaluation_facts(const GrpoTask& task, const Judgement& judg
                                      const Advantages& weighed) {
   std::vector<Metric> out{{"eval_reward", weighed.reward.mean},
                           {"eval_reward_std", weighed.reward.deviation}};
-  for (std::size_t f = 0; f < task.rewards.size(); ++f)
+  for (std::size_t f = 0; f < task.reward_configs.size(); ++f)
     out.push_back(
-        {"eval_rewards/" + task.rewards[f]->config().name + "/mean", weighed.functions[f].mean});
+        {"eval_rewards/" + task.reward_configs[f].name + "/mean", weighed.functions[f].mean});
   out.push_back({"eval_num_unscored", num_unscored(weighed.rewards)});
   out.push_back({"eval_completions/mean_length", extent(judgement.lengths).mean});
   out.push_back({"eval_num_prompts", static_cast<std::int64_t>(judgement.lengths.size())});

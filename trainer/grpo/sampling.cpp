@@ -74,8 +74,8 @@ Rollout rollout_of(const models::Completion& completion, const Planned& planned,
 /// Rows of the table that ranks add up: each holds its own samples, zeros elsewhere. Columns: for
 /// every reward whether it scored and what; then length, and whether it ended by itself.
 at::Tensor own_table(const GrpoTask& task, const Drawn& drawn, std::int64_t num_samples,
-                     std::int64_t num_generations, bool scores, std::vector<std::string>& faults) {
-  const auto columns = static_cast<std::int64_t>(2 * task.rewards.size() + 2);
+                     std::int64_t num_generations, std::vector<std::string>& faults) {
+  const auto columns = static_cast<std::int64_t>(2 * task.reward_configs.size() + 2);
   auto table = at::zeros({num_samples, columns}, at::kDouble);
   std::vector<double*> rows;
   for (const auto place : places_of(drawn.rollouts, num_generations))
@@ -84,7 +84,7 @@ at::Tensor own_table(const GrpoTask& task, const Drawn& drawn, std::int64_t num_
     rows[i][columns - 2] = static_cast<double>(drawn.rollouts[i].size());
     rows[i][columns - 1] = drawn.judged[i].stopped ? 1.0 : 0.0;
   }
-  for (std::size_t f = 0; scores && f < task.rewards.size(); ++f) {
+  for (std::size_t f = 0; f < task.rewards.size(); ++f) {
     auto& reward = *task.rewards[f];
     const auto result = reward.score(drawn.judged);
     for (std::size_t i = 0; i < rows.size(); ++i) {
@@ -104,7 +104,7 @@ at::Tensor own_table(const GrpoTask& task, const Drawn& drawn, std::int64_t num_
 
 std::vector<double> reward_weights(const GrpoTask& task) {
   std::vector<double> out;
-  for (const auto& reward : task.rewards) out.push_back(reward->config().weight);
+  for (const auto& reward : task.reward_configs) out.push_back(reward.weight);
   return out;
 }
 
@@ -177,18 +177,17 @@ Judgement judge(const GrpoTask& task, const Drawn& drawn, std::int64_t num_group
                 std::int64_t num_generations, const distributed::Mesh& mesh) {
   Judgement out;
   const auto num_samples = num_groups * num_generations;
-  // Ranks of tp hold the same samples: one of them asks the rewards, which may have moods.
-  auto table =
-      own_table(task, drawn, num_samples, num_generations, mesh.tp->rank() == 0, out.faults);
+  // Ranks of tp hold the same samples: the first has asked the rewards, which may have moods.
+  auto table = own_table(task, drawn, num_samples, num_generations, out.faults);
   mesh.tp->broadcast(table, 0);
   mesh.data->all_reduce(table, distributed::Reduce::Sum);
   out.faults = all_lines(out.faults, *mesh.data);
 
   const auto columns = table.size(1);
   const auto* row = table.const_data_ptr<double>();
-  out.functions.resize(task.rewards.size());
+  out.functions.resize(task.reward_configs.size());
   for (std::int64_t i = 0; i < num_samples; ++i, row += columns) {
-    for (std::size_t f = 0; f < task.rewards.size(); ++f)
+    for (std::size_t f = 0; f < task.reward_configs.size(); ++f)
       out.functions[f].push_back(row[2 * f] != 0.0 ? std::optional(row[2 * f + 1]) : std::nullopt);
     out.lengths.push_back(row[columns - 2]);
     out.stopped.push_back(row[columns - 1] != 0.0);

@@ -16,6 +16,8 @@ struct GrpoTask {
   std::vector<PromptRow> train, eval;
   std::shared_ptr<const models::text::Tokenizer> tokenizer;
   std::vector<std::int64_t> stop_ids;  // tokens that end a completion
+  std::vector<RewardConfig> reward_configs;
+  /// One each, on the rank that scores of those that hold the same samples; none on the others.
   std::vector<std::unique_ptr<Reward>> rewards;
 };
 
@@ -63,8 +65,8 @@ std::vector<std::int64_t> places_of(const std::vector<Rollout>& rollouts,
 /// Lines of all ranks on the first, in the order of the ranks. Collective.
 std::vector<std::string> all_lines(const std::vector<std::string>& own, distributed::Group& data);
 
-/// Scores `drawn`, this rank's part of num_groups groups, on one rank of those that hold the same
-/// samples, and shares the scores with all. Collective.
+/// Scores `drawn`, this rank's part of num_groups groups, where the rank has rewards, and shares
+/// the scores with all. Collective.
 Judgement judge(const GrpoTask& task, const Drawn& drawn, std::int64_t num_groups,
                 std::int64_t num_generations, const distributed::Mesh& mesh);
 
