@@ -9,6 +9,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "models/files/balance_router.hpp"
 #include "models/files/file_error.hpp"
 #include "models/files/made_tensors.hpp"
 #include "models/files/random_tensor.hpp"
@@ -107,12 +108,17 @@ class Upcycler {
   /// A row for each copy, which its parts share: copies come one after another.
   void add_router(std::int64_t layer, const std::string& block, const TensorEntry& like) {
     const auto name = block + ".gate.weight";
-    const auto rows = options_.num_experts, repeats = options_.split, columns = plan_.hidden_size;
+    const auto rows = options_.num_experts, repeats = options_.split, columns = plan_.hidden_size,
+               chosen = options_.num_experts_per_tok;
+    const auto inputs_TD = options_.router_inputs.empty()
+                               ? at::Tensor()
+                               : options_.router_inputs[static_cast<std::size_t>(layer)];
     const RandomStream random{
         options_.seed, kernels::stream_of("upcycle router", {static_cast<std::uint64_t>(layer)})};
     out_->add({name, like.dtype, {rows * repeats, columns}, 4 * rows * repeats * columns},
               [=](at::ScalarType dtype) {
-                const auto router_ED = normal_tensor({rows, columns}, kRouterDeviation, random);
+                auto router_ED = normal_tensor({rows, columns}, kRouterDeviation, random);
+                if (inputs_TD.defined()) router_ED = balance_router(router_ED, inputs_TD, chosen);
                 return router_ED.repeat_interleave(repeats, 0).to(dtype);
               });
   }

@@ -106,6 +106,10 @@ UpcyclePlan plan_upcycle(const std::string& config_json, const std::string& conf
                    .intermediate_size = positive(config, "intermediate_size", config_file),
                    .config_json = {}};
   check(options, plan.intermediate_size, config_file);
+  if (!options.router_inputs.empty() && std::ssize(options.router_inputs) != plan.num_layers)
+    throw configs::ConfigError("router_inputs: expected those of " +
+                               std::to_string(plan.num_layers) + " layers, found " +
+                               std::to_string(options.router_inputs.size()));
   spell_out(config, config_file);
   config["model_type"] = plan.family.model_type;
   config["architectures"] = Json::array({plan.family.architecture});

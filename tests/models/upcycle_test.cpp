@@ -9,6 +9,8 @@
 #include <limits>
 
 #include "models/families/causal_lm.hpp"
+#include "models/families/feed_forward_inputs.hpp"
+#include "models/files/balance_router.hpp"
 #include "models/files/safetensors.hpp"
 
 using namespace tailor;
@@ -83,6 +85,65 @@ TEST_CASE("an upcycled model goes through chosen experts, not all through the sa
     const auto ids_TK = std::get<0>(layer.ids_TK.to(at::kLong).sort(1));
     CHECK(at::equal(ids_TK.slice(1, 0, 4, 2) + 1, ids_TK.slice(1, 1, 4, 2)));
     CHECK(ids_TK.slice(1, 0, 4, 2).remainder(2).eq(0).all().item<bool>());
+  }
+}
+
+namespace {
+
+/// The most chosen expert's tokens in shares of the mean.
+double busiest(const at::Tensor& logits_TE, std::int64_t k) {
+  const auto ids = std::get<1>(logits_TE.topk(k, 1)).reshape({-1});
+  const auto counts = ids.bincount({}, logits_TE.size(1)).to(at::kDouble);
+  return (counts.max() / counts.mean()).item<double>();
+}
+
+}  // namespace
+
+TEST_CASE("a balanced router sends equally many tokens to every expert", "[models]") {
+  at::manual_seed(1);
+  const auto k = GENERATE(1, 2, 4);
+  const auto router_ED = at::randn({8, 48}) * 0.02;
+  // A part that is common to all tokens, and directions of very different spread.
+  const auto common_D = 3 * at::randn({48}), spread_D = at::rand({48}).pow(2);
+  const auto tokens = [&](std::int64_t count) {
+    return common_D + at::randn({count, 48}) * spread_D;
+  };
+  const auto x_TD = tokens(2048), other_TD = tokens(4096);
+  const auto balanced_ED = models::balance_router(router_ED, x_TD, k);
+  CHECK(busiest(at::matmul(x_TD, router_ED.t()), k) > 1.5);
+  CHECK(busiest(at::matmul(x_TD, balanced_ED.t()), k) < 1.05);
+  CHECK(busiest(at::matmul(other_TD, balanced_ED.t()), k) < 1.3);
+  CHECK(balanced_ED.scalar_type() == at::kFloat);
+  CHECK(at::equal(balanced_ED, models::balance_router(router_ED, x_TD, k)));
+  CHECK_THROWS_AS(models::balance_router(router_ED, x_TD.narrow(0, 0, 1), k), c10::ValueError);
+}
+
+TEST_CASE("an upcycled model is balanced on what its feed-forwards read", "[models]") {
+  const at::NoGradGuard no_grad;
+  const std::string name = GENERATE("tiny_llama", "tiny_qwen2", "tiny_qwen3");
+  const auto batch = batch_of(name);
+  const auto pretrained = dense(name);
+  const auto model = models::load_causal_lm(pretrained, at::kFloat, Arithmetic::Float32);
+  const auto hidden = model->hidden_states(batch);
+  models::UpcycleOptions options{.num_experts = 4, .split = 2};
+  options.router_inputs = models::feed_forward_inputs(*model, batch);
+  CHECK(at::equal(model->hidden_states(batch), hidden));  // the model is as before
+
+  const auto sparse = models::upcycled(pretrained, options);
+  CHECK(largest_difference(logits(sparse, batch), logits(pretrained, batch)) < 2e-5);
+  options.router_inputs.pop_back();
+  CHECK_THROWS_WITH(models::upcycled(pretrained, options), Contains("router_inputs"));
+
+  const auto experts = models::load_causal_lm(sparse, at::kFloat, Arithmetic::Float32);
+  models::RoutingTrace trace;
+  auto traced = batch;
+  traced.trace = &trace;
+  experts->hidden_states(traced);
+  for (const auto& [number, layer] : trace.layers) {
+    CAPTURE(name, number, batch.num_tokens());
+    // Of a few tokens, so one more or less of an expert is much.
+    const auto slack = 4.0 * 2.0 / static_cast<double>(2 * batch.num_tokens());
+    CHECK(busiest(layer.logits_TE, 4) < 1.05 + slack);
   }
 }
 

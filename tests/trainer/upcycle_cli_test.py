@@ -39,6 +39,10 @@ def check_upcycled(folder):
 
     job = folder / "job.yaml"
     (folder / "data.jsonl").write_text('{"text": "a b c"}\n')
+    balanced = folder / "balanced"
+    told = run("upcycle", "--model", MODEL, "--output", balanced, "--balance", folder / "data.jsonl").stderr
+    expect("balancing routers on" in told, f"what routers are balanced on is told in {told!r}")
+    expect(completion(balanced) == completion(MODEL), "balanced routers choose among equal experts")
     job.write_text("model: {name_or_path: sparse}\ndata: {train: [{path: data.jsonl, format: text}]}\noutput: {dir: run}\n")
     expect("mixtral" in run("plan", job).stdout, "a plan of the sparse model")
 
@@ -51,6 +55,7 @@ def check_refusals(folder):
     none = ("--output", folder / "none")
     refused("num_experts_per_tok", "--model", MODEL, *none, "--num-experts", 4, "--num-experts-per-tok", 5)
     refused("mixtral", "--model", folder / "sparse", *none)
+    refused("missing.jsonl", "--model", MODEL, *none, "--balance", folder / "missing.jsonl")
     refused("exists already", "--model", MODEL, "--output", folder / "sparse")
 
 

@@ -16,7 +16,7 @@
 #include "trainer/cli/exact_match.hpp"
 #include "trainer/cli/model_options.hpp"
 #include "trainer/data/dataset.hpp"
-#include "trainer/data/line_reader.hpp"
+#include "trainer/data/guess_format.hpp"
 #include "trainer/sft/evaluate.hpp"
 
 namespace tailor::trainer::cli {
@@ -62,23 +62,6 @@ void check(const EvalOptions& options) {
                  static_cast<double>(options.show));
   if (!options.exact_match && (options.answer_pattern || options.show > 0))
     throw configs::ConfigError("--answer-pattern and --show: need --exact-match");
-}
-
-/// The format that the keys of the first row speak of.
-DataFormat guess_format(const std::filesystem::path& file) {
-  LineReader reader(file);
-  for (std::string line; reader.next(line);) {
-    if (line.find_first_not_of(" \t") == std::string::npos) continue;
-    const auto row = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (!row.is_object()) break;
-    if (row.contains("messages")) return DataFormat::Messages;
-    if (row.contains("prompt") && row.contains("completion")) return DataFormat::PromptCompletion;
-    if (row.contains("input_ids")) return DataFormat::Tokens;
-    if (row.contains("text")) return DataFormat::Text;
-    break;
-  }
-  throw configs::ConfigError(file.string() +
-                             ": the first row is of no known format; name it with --format");
 }
 
 DataFormat format_of(const EvalOptions& options) {

@@ -1,20 +1,30 @@
 // tailor upcycle: a dense model into a sparse mixture of experts.
 #include "models/files/upcycle.hpp"
 
+#include <ATen/core/grad_mode.h>
+
 #include <CLI/CLI.hpp>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "models/families/causal_lm.hpp"
+#include "models/families/feed_forward_inputs.hpp"
 #include "trainer/cli/commands.hpp"
+#include "trainer/cli/session.hpp"
+#include "trainer/data/guess_format.hpp"
 
 namespace tailor::trainer::cli {
 namespace {
 
+constexpr std::int64_t kBalanceTokens = 2048;
+
 struct UpcycleCommand {
-  std::string model, output, dtype = "auto";
+  std::string model, output, dtype = "auto", balance;
+  std::int64_t threads = 0;
   models::UpcycleOptions upcycle;
   bool json = false;
 };
@@ -38,9 +48,40 @@ std::int64_t num_parameters(const std::string& config_json, const std::string& c
   return count;
 }
 
-int upcycle(const UpcycleCommand& command) {
+/// The first rows of a file, as many as have kBalanceTokens tokens.
+models::Batch first_rows(const std::string& path, const models::Pretrained& pretrained) {
+  const std::vector<DataFile> files{{path, guess_format(path), "--balance"}};
+  DataConfig config;
+  config.max_length = kBalanceTokens;
+  std::vector<std::vector<std::int64_t>> documents;
+  std::int64_t num_tokens = 0;
+  for (auto& row : load_dataset(files, config, tokenization(pretrained, files, config)).examples) {
+    if (num_tokens >= kBalanceTokens) break;
+    num_tokens += std::ssize(row.ids);
+    documents.push_back(std::move(row.ids));
+  }
+  return models::pack(documents);
+}
+
+/// What the routers are balanced on, where a file is given for it.
+std::vector<at::Tensor> router_inputs(const UpcycleCommand& command) {
+  if (command.balance.empty()) return {};
+  const at::NoGradGuard no_grad;
+  set_threads(command.threads);
+  ModelConfig config;
+  config.name_or_path = command.model;
+  const auto session = open_session(config);
+  const auto batch = first_rows(command.balance, session.pretrained);
+  std::cerr << "balancing routers on " << batch.num_tokens() << " tokens of " << command.balance
+            << '\n';
+  return models::feed_forward_inputs(*session.model, batch);
+}
+
+int upcycle(UpcycleCommand command) {
   const auto dense = models::open_pretrained(command.model);
   const auto before = num_parameters(dense.config_json, dense.config_file);
+  models::upcycled(dense, command.upcycle);  // whatever is refused is so before the long part
+  command.upcycle.router_inputs = router_inputs(command);
   const auto sparse = models::upcycled(dense, command.upcycle);
   const auto after = num_parameters(sparse.config_json, sparse.config_file);
   const auto dtype = written_dtype(command.dtype, *dense.tensors);
@@ -98,6 +139,9 @@ void add_upcycle(CLI::App& app, Action& action) {
                    "of the weights written; auto: float32 stays, else bfloat16")
       ->check(CLI::IsMember({"auto", "bfloat16", "float32"}))
       ->capture_default_str();
+  command->add_option("--balance", options->balance,
+                      "JSONL rows: routers send equally many of their tokens to every expert");
+  command->add_option("--threads", options->threads, "of --balance; 0: one a core");
   command->add_flag("--json", options->json, "the result as one JSON object on stdout");
   command->callback([options, &action] { action = [options] { return upcycle(*options); }; });
 }

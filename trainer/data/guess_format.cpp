@@ -1,0 +1,27 @@
+#include "trainer/data/guess_format.hpp"
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "configs/reader.hpp"
+#include "trainer/data/line_reader.hpp"
+
+namespace tailor::trainer {
+
+DataFormat guess_format(const std::filesystem::path& file) {
+  LineReader reader(file);
+  for (std::string line; reader.next(line);) {
+    if (line.find_first_not_of(" \t") == std::string::npos) continue;
+    const auto row = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!row.is_object()) break;
+    if (row.contains("messages")) return DataFormat::Messages;
+    if (row.contains("prompt") && row.contains("completion")) return DataFormat::PromptCompletion;
+    if (row.contains("input_ids")) return DataFormat::Tokens;
+    if (row.contains("text")) return DataFormat::Text;
+    break;
+  }
+  throw configs::ConfigError(file.string() +
+                             ": the first row is of no known format; name it with --format");
+}
+
+}  // namespace tailor::trainer
