@@ -21,6 +21,7 @@ void read_names(Section& grpo) {
   grpo.alias("vllm_importance_sampling_clip_min", "importance_sampling_clip_min");
   grpo.alias("vllm_importance_sampling_mode", "importance_sampling_correction");
   grpo.redirect("vllm_importance_sampling_correction", "importance_sampling_correction");
+  grpo.redirect("rollout_rs", "importance_sampling_reject");
   grpo.redirect("kl_coef", "beta");
   grpo.redirect("max_new_tokens", "max_completion_length");
   grpo.redirect("num_samples", "num_generations");
@@ -137,6 +138,46 @@ void read_kl(Section& grpo, GrpoConfig& config) {
     grpo.report("kl_limit", "needs beta above 0: without it the divergence is not measured");
 }
 
+/// The place among kRejects of a key of the mapping `key`; absent, and noted, where it is none.
+std::optional<RejectBy> read_reject_word(Section& grpo, const std::string& key,
+                                         const std::string& word) {
+  const auto found = std::ranges::find(kRejects, word);
+  if (found != kRejects.end()) return static_cast<RejectBy>(found - kRejects.begin());
+  std::string words;
+  for (const auto* known : kRejects) words += (words.empty() ? "" : ", ") + std::string(known);
+  const auto near = configs::nearest(word, {kRejects.begin(), kRejects.end()});
+  grpo.report(key, "expected keys among " + words + ", found " + word +
+                       (near.empty() ? "" : "; did you mean \"" + near + "\"?"));
+  return {};
+}
+
+/// Upper bounds by statistic, and the lower ones of ratios in a mapping of their own.
+void read_rejects(Section& grpo, GrpoConfig& config) {
+  const std::string key = "importance_sampling_reject", key_min = key + "_min";
+  auto& rules = config.importance_sampling_reject;
+  for (const auto& [word, bound] : grpo.numbers(key, kPositive))
+    if (const auto by = read_reject_word(grpo, key, word)) rules.push_back({*by, bound, {}});
+  for (const auto& [word, bound] : grpo.numbers(key_min, kNotNegative)) {
+    const auto by = read_reject_word(grpo, key_min, word);
+    if (!by) continue;
+    const auto rule = std::ranges::find(rules, *by, &RejectRule::by);
+    if (!bounds_ratio(*by))
+      grpo.report(key_min, word + " has no lower bound: only ratios have, which end in k1");
+    else if (rule == rules.end())
+      grpo.report(key_min, word + " needs its upper bound in " + key);
+    else if (bound > rule->max)
+      grpo.report(key_min, word + ": expected at most its upper bound (" +
+                               configs::number_text(rule->max) + ')');
+    else
+      rule->min = bound;
+  }
+  for (const auto& rule : rules)
+    if (bounds_ratio(rule.by) && !rule.min && rule.max < 1.0)
+      grpo.report(key, word_of(rule.by, kRejects) +
+                           ": expected at least 1 without a lower bound in " + key_min +
+                           ", found " + configs::number_text(rule.max));
+}
+
 void read_correction(Section& grpo, GrpoConfig& config) {
   config.importance_sampling_correction = read_word(
       grpo, "importance_sampling_correction", kCorrections, config.importance_sampling_correction);
@@ -154,13 +195,15 @@ void read_correction(Section& grpo, GrpoConfig& config) {
       (correction == Correction::SequenceTruncate || correction == Correction::SequenceMask))
     grpo.report("importance_sampling_correction",
                 "expected one of tokens with loss_type vespo, whose own weight is the sequence's");
-  const bool corrects = config.importance_sampling_correction != Correction::Off &&
-                        config.importance_sampling_correction != Correction::Auto;
-  if (corrects && (config.shapes_distribution() || config.min_new_tokens > 0))
-    grpo.report("importance_sampling_correction",
-                "expected auto or off where top_p, top_k, min_p, repetition_penalty or "
-                "min_new_tokens shape what is "
-                "sampled: the trainer's log-probabilities are of the whole distribution");
+  read_rejects(grpo, config);
+  const bool corrects = correction != Correction::Off && correction != Correction::Auto;
+  const std::string shapes =
+      " where top_p, top_k, min_p, repetition_penalty or min_new_tokens shape what is sampled: the "
+      "trainer's log-probabilities are of the whole distribution";
+  if (!config.shapes_distribution() && config.min_new_tokens == 0) return;
+  if (corrects) grpo.report("importance_sampling_correction", "expected auto or off" + shapes);
+  if (!config.importance_sampling_reject.empty())
+    grpo.report("importance_sampling_reject", "leave it out" + shapes);
 }
 
 void read_batches(Section& grpo, GrpoConfig& config) {

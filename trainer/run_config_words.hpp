@@ -28,6 +28,9 @@ inline constexpr std::initializer_list<const char*> kKlEstimators{"k1", "k2", "k
 inline constexpr std::initializer_list<const char*> kKlPlaces{"loss", "reward"};
 inline constexpr std::initializer_list<const char*> kCorrections{
     "auto", "off", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "bypass"};
+inline constexpr std::initializer_list<const char*> kRejects{
+    "token_k1",    "token_k2",    "token_k3",    "seq_sum_k1", "seq_sum_k2", "seq_sum_k3",
+    "seq_mean_k1", "seq_mean_k2", "seq_mean_k3", "seq_max_k2", "seq_max_k3"};
 
 template <typename Enum>
 std::string word_of(Enum value, std::initializer_list<const char*> words) {

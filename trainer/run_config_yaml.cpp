@@ -74,6 +74,16 @@ void write_peft(std::string& out, const peft::LoraConfig& lora,
   if (!adapter_path.empty()) lines.text("adapter_path", adapter_path.string());
 }
 
+void write_rejects(Lines& lines, const std::vector<RejectRule>& rules) {
+  std::vector<std::pair<std::string, double>> max, min;
+  for (const auto& rule : rules) {
+    max.emplace_back(word_of(rule.by, kRejects), rule.max);
+    if (rule.min) min.emplace_back(word_of(rule.by, kRejects), *rule.min);
+  }
+  if (!max.empty()) lines.word("importance_sampling_reject", mapping(max));
+  if (!min.empty()) lines.word("importance_sampling_reject_min", mapping(min));
+}
+
 void write_grpo(std::string& out, const GrpoConfig& grpo) {
   Lines lines(out, "grpo");
   lines.integer("num_generations", grpo.num_generations)
@@ -118,6 +128,7 @@ void write_grpo(std::string& out, const GrpoConfig& grpo) {
       .integer("zero_spread_patience", grpo.zero_spread_patience)
       .flag("share_prompts", grpo.share_prompts)
       .flag("log_completions", grpo.log_completions);
+  write_rejects(lines, grpo.importance_sampling_reject);
   if (grpo.beta == 0.0) return;
   lines.word("kl_in", word_of(grpo.kl_in, kKlPlaces));
   if (grpo.kl_in == KlPlace::Loss)

@@ -131,12 +131,21 @@ def options_change_what_they_say(make):
 
     masked = make("masked")
     _, error = masked.train("grpo.max_completion_length=1", "grpo.min_new_tokens=1", "grpo.mask_truncated_completions=true")
-    expect("every completion was cut at the limit" in error, error)
+    expect("every completion was left out, cut at the limit" in error, error)
     expect(all(line["loss"] == 0 and line["grad_norm"] == 0 for line in masked.steps()), "nothing moved")
 
     for correction in ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "bypass"]:
         run = metrics(f"correction-{correction}", f"grpo.importance_sampling_correction={correction}")
         expect(run.steps()[0]["mismatch/ess"] > 0.999, f"{correction}: weights of 1 where nothing is to be corrected")
+    nothing = metrics("reject-nothing", "grpo.importance_sampling_reject={token_k1: 1.5, seq_mean_k3: 0.1}").steps()
+    expect(all(line["frac_rejected_tokens"] == 0 for line in nothing), "sampler and trainer agree: nothing is rejected")
+    expect(abs(nothing[0]["grad_norm"] / plain.steps()[0]["grad_norm"] - 1) < 1e-4, "and the update is the plain one")
+    everything = make("reject-everything")
+    _, error = everything.train("grpo.importance_sampling_reject={seq_max_k3: 1e-30}")
+    expect("rejected (grpo.importance_sampling_reject)" in error, error)
+    for line in everything.steps():
+        expect(line["frac_rejected_sequences"] > 0.5, f"bounds that rounding breaks: {line}")
+        expect(line["mismatch/mean_difference"] > 0, f"the mismatch is that of all tokens: {line}")
     quiet = metrics("quiet", "grpo.log_completions=false")
     expect(not (quiet.dir / "completions.jsonl").exists(), "no completions are logged")
 

@@ -8,6 +8,7 @@
 #include "grpo_batch.hpp"
 #include "trainer/grpo/entropy_mask.hpp"
 #include "trainer/grpo/policy_loss.hpp"
+#include "trainer/grpo/reject.hpp"
 
 using namespace tailor::trainer;
 
@@ -75,6 +76,58 @@ TEST_CASE("corrected losses have the published values", "[trainer]") {
   auto bypass = two_responses();
   bypass.old_S = bypass.sampler_S;
   CHECK(near(dapo_loss(bypass), -.30041303));
+}
+
+TEST_CASE("what is out of bounds leaves the loss and its denominators", "[trainer]") {
+  const auto batch = two_responses();
+  const auto kept = [&](const std::vector<RejectRule>& rules) {
+    return kept_mask(rules, batch.offsets, batch.mask_S, batch.old_S, batch.sampler_S);
+  };
+  const auto both = rows({1, 1, 1, 1, 1, 1, 1, 0}), first = rows({1, 1, 1, 1, 0, 0, 0, 0}),
+             second = rows({0, 0, 0, 0, 1, 1, 1, 0}), none = at::zeros_like(both);
+  struct Row {
+    RejectRule rule;
+    at::Tensor expected;
+  };
+  // d is .02, -.03, .8, .01 and -.9, .05, .4; k2 of the third token .32, of the fifth .405; k3
+  // .42554093 and .30656966. Sums of d .8 and -.45; means of k3 .10655949 and .13322182.
+  const std::vector<Row> table{
+      {{RejectBy::TokenK1, 2.0, 0.5}, rows({1, 1, 0, 1, 0, 1, 1, 0})},
+      {{RejectBy::TokenK1, 2.3}, rows({1, 1, 1, 1, 0, 1, 1, 0})},  // 1 / 2.3 = 0.43 > exp(-.9)
+      {{RejectBy::TokenK1, 2.3, 0.4}, both},
+      {{RejectBy::TokenK2, 0.33}, rows({1, 1, 1, 1, 0, 1, 1, 0})},
+      {{RejectBy::TokenK3, 0.31}, rows({1, 1, 0, 1, 1, 1, 1, 0})},
+      {{RejectBy::SequenceSumK1, 2.2}, second},
+      {{RejectBy::SequenceSumK1, 2.3, 0.7}, first},
+      {{RejectBy::SequenceMeanK1, 1.2}, second},  // exp(.2) = 1.2214, exp(-.15) = .8607
+      {{RejectBy::SequenceMeanK1, 1.3, 0.87}, first},
+      {{RejectBy::SequenceSumK2, 0.4}, first},   // .3207, .48625
+      {{RejectBy::SequenceMeanK2, 0.1}, first},  // .080175, .16208
+      {{RejectBy::SequenceMaxK2, 0.33}, first},
+      {{RejectBy::SequenceSumK3, 0.41}, second},  // .42623797, .39966546
+      {{RejectBy::SequenceMeanK3, 0.12}, first},
+      {{RejectBy::SequenceMeanK3, 0.1065}, none},
+      {{RejectBy::SequenceMaxK3, 0.31}, second}};
+  for (const auto& row : table) {
+    CAPTURE(static_cast<int>(row.rule.by), row.rule.max);
+    CHECK(at::equal(kept({row.rule}), row.expected));
+  }
+  CHECK(at::equal(kept({}), both));
+  CHECK(at::equal(kept({{RejectBy::TokenK1, 2.3}, {RejectBy::SequenceSumK1, 2.2}}),
+                  rows({0, 0, 0, 0, 0, 1, 1, 0})));
+
+  // The clipped losses of the tokens that stay, over their number; no divergence of the others.
+  auto rejected = two_responses();
+  rejected.mask_S = kept({{RejectBy::TokenK1, 2.0, 0.5}});
+  GrpoConfig config;
+  config.epsilon_high = 0.28;
+  CHECK(near(policy_loss(rejected, config, {5, kSequences, kMaxLength}).loss,
+             (-1.536 - .93456094 - 1.2 + .64 + .84101688) / 5));
+  rejected.mask_S = first;
+  config.beta = 0.1;
+  const double k3[] = {std::exp(-.25) + .25 - 1, std::exp(.15) - .15 - 1, std::exp(.1) - .1 - 1, 0};
+  CHECK(near(policy_loss(rejected, config, {4, kSequences, kMaxLength}).loss,
+             (-1.536 - .93456094 - 1.32620510 - 1.2 + .1 * (k3[0] + k3[1] + k3[2])) / 4));
 }
 
 TEST_CASE("the mismatch has the published values", "[trainer]") {

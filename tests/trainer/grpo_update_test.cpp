@@ -108,6 +108,30 @@ TEST_CASE("the cut into batches changes nothing but rounding", "[grpo]") {
   }
 }
 
+TEST_CASE("tokens that were rejected are not there for the update", "[grpo]") {
+  Bench bench;
+  bench.config.beta = 0.1;
+  auto rollouts = bench.rollouts();
+  for (auto& rollout : rollouts) {
+    rollout.reference_logprobs.assign(rollout.ids.size(), -1.0F);
+    rollout.kept.assign(rollout.ids.size(), 1.0F);
+  }
+  const auto all = bench.update(rollouts);
+  rollouts.back().kept.assign(rollouts.back().ids.size(), 0.0F);
+  rollouts[2].kept = {1.0F, 1.0F, 1.0F, 0.0F, 0.0F};
+  const auto some = bench.update(rollouts);
+  CHECK(some.report.num_loss_tokens == all.report.num_loss_tokens - 6);
+  CHECK(some.report.policy.tokens == all.report.policy.tokens - 6.0);
+  // dapo's mean is over tokens: without the last ones and without the last completion it is the
+  // same number of them.
+  rollouts.pop_back();
+  for (auto* list : {&rollouts[2].kept, &rollouts[2].reference_logprobs}) list->resize(3);
+  rollouts[2].ids.resize(3);
+  const auto shorter = bench.update(rollouts);
+  CHECK(some.report.loss == Approx(shorter.report.loss).margin(1e-6));
+  CHECK(distance(some.gradients, shorter.gradients) < 1e-5);
+}
+
 TEST_CASE("at the first update ratios are 1 and the gradient is that of -A log p / N", "[grpo]") {
   Bench bench;
   auto rollouts = bench.rollouts();

@@ -29,12 +29,18 @@ TEST_CASE("a GRPO job has TRL's defaults and is read back as it was written", "[
       "steps_per_generation: 4, num_iterations: 2, scale_rewards: rloo, loss_type: gspo, "
       "epsilon: 3.0e-4, epsilon_high: 4.0e-4, delta: 4, dual_clip: 3, beta: 0.04, "
       "kl_estimator: k3+, importance_sampling_correction: token_mask, "
-      "importance_sampling_clip_min: 0.5, mask_truncated_completions: true, dynamic_sampling: "
+      "importance_sampling_clip_min: 0.5, importance_sampling_reject: {seq_mean_k1: 1.5, token_k3: "
+      "0.3}, importance_sampling_reject_min: {seq_mean_k1: 0.9}, mask_truncated_completions: true, "
+      "dynamic_sampling: "
       "true, "
       "top_entropy_quantile: 0.2, share_prompts: false"));
   CHECK(all.grpo.loss_type == LossType::Grpo);
   CHECK(all.grpo.importance_sampling_level == RatioLevel::Sequence);
   CHECK(all.grpo.kl_estimator == KlEstimator::K3Plus);
+  REQUIRE(all.grpo.importance_sampling_reject.size() == 2);
+  CHECK(all.grpo.importance_sampling_reject[0].by == RejectBy::SequenceMeanK1);
+  CHECK(all.grpo.importance_sampling_reject[0].min == 0.9);
+  CHECK_FALSE(all.grpo.importance_sampling_reject[1].min);
   const auto text = to_yaml(all);
   CHECK(to_yaml(workspace.read(text)) == text);
   CHECK(workspace.read(with_grpo("scale_rewards: false")).grpo.scale_rewards == ScaleRewards::None);
@@ -61,6 +67,18 @@ TEST_CASE("what a GRPO job cannot mean is refused by key", "[trainer]") {
   CHECK_THAT(workspace.errors(with_grpo("delta: 1.1")), Catch::Contains("1 + epsilon_high (1.2)"));
   CHECK_THAT(workspace.errors(with_grpo("importance_sampling_clip_min: 3")),
              Catch::Contains("expected at most importance_sampling_clip_max (2)"));
+  CHECK_THAT(workspace.errors(with_grpo("importance_sampling_reject: {seq_mean_k4: 1}")),
+             Catch::Contains("importance_sampling_reject: expected keys among token_k1") &&
+                 Catch::Contains("did you mean \"seq_mean_k"));
+  CHECK_THAT(workspace.errors(with_grpo("importance_sampling_reject: {token_k1: 0.9}")),
+             Catch::Contains("token_k1: expected at least 1 without a lower bound"));
+  CHECK_THAT(workspace.errors(with_grpo("importance_sampling_reject: {token_k2: 1}, "
+                                        "importance_sampling_reject_min: {token_k2: 0.5}")),
+             Catch::Contains("token_k2 has no lower bound"));
+  CHECK_THAT(workspace.errors(with_grpo("importance_sampling_reject_min: {token_k1: 0.5}")),
+             Catch::Contains("token_k1 needs its upper bound"));
+  CHECK_THAT(workspace.errors(with_grpo("importance_sampling_reject: {token_k1: 2}, top_k: 5")),
+             Catch::Contains("importance_sampling_reject: leave it out where top_p"));
   CHECK_THAT(workspace.errors(with_grpo("loss_type: minirl")),
              Catch::Contains("minirl needs scale_rewards: none"));
   CHECK_THAT(workspace.errors(with_grpo("kl_limit: 1")), Catch::Contains("needs beta above 0"));

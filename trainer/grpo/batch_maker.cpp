@@ -1,6 +1,7 @@
 #include "trainer/grpo/batch_maker.hpp"
 
 #include <ATen/ops/full.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
@@ -13,6 +14,7 @@
 #include "trainer/grpo/entropy_mask.hpp"
 #include "trainer/grpo/facts.hpp"
 #include "trainer/grpo/policy_loss.hpp"
+#include "trainer/grpo/reject.hpp"
 
 namespace tailor::trainer {
 namespace {
@@ -38,6 +40,7 @@ struct BatchMaker::Collected {
   std::int64_t num_groups = 0, num_rounds = 0, num_discarded = 0;
   double num_tokens = 0.0;  // sampled, of all ranks, discarded ones too
   double rollout_s = 0.0, reward_s = 0.0, measure_s = 0.0;
+  double rejected_tokens = 0.0, rejected_sequences = 0.0;  // shares of those that count
   std::vector<double> kl;  // of every sample, where it is taken off the reward
 };
 
@@ -55,6 +58,7 @@ MadeBatch BatchMaker::make(PromptSource& source, std::int64_t& num_rollouts,
   const auto begin = Clock::now();
   measure_reference(all, settings);
   measure_old(all, settings);
+  reject(all);
   all.measure_s = seconds_since(begin);
   const auto weighed = weigh(all);
 
@@ -151,7 +155,8 @@ void BatchMaker::measure_old(Collected& all, const StepSettings& settings) const
   const bool in_reward = grpo.beta > 0.0 && grpo.kl_in == KlPlace::Reward;
   const bool masks = grpo.top_entropy_quantile < 1.0;
   const bool bypasses = grpo.importance_sampling_correction == Correction::Bypass;
-  if ((plan_.num_updates == 1 || bypasses) && !in_reward && !masks) return;
+  const bool rejects = !grpo.importance_sampling_reject.empty();
+  if ((plan_.num_updates == 1 || bypasses) && !in_reward && !masks && !rejects) return;
   std::vector<float> entropies;
   measure(policy_, all.rollouts, settings, &Rollout::old_logprobs, masks ? &entropies : nullptr);
   if (masks) mask_low_entropy(all.rollouts, entropies);
@@ -165,6 +170,29 @@ void BatchMaker::measure_old(Collected& all, const StepSettings& settings) const
   }
   all.kl = shared(own, places_of(all.rollouts, grpo.num_generations),
                   all.num_groups * grpo.num_generations, *policy_.mesh.data);
+}
+
+/// Before the update, which divides by what is left.
+void BatchMaker::reject(Collected& all) const {
+  const auto& rules = config_.grpo.importance_sampling_reject;
+  if (rules.empty()) return;
+  auto counts = at::zeros({4}, at::kDouble);  // tokens, rejected ones; the same of completions
+  auto* count = counts.mutable_data_ptr<double>();
+  for (auto& rollout : all.rollouts) {
+    const auto kept = kept_mask(rules, {0, rollout.size()}, at::ones({rollout.size()}, at::kFloat),
+                                at::tensor(rollout.old_logprobs, at::kFloat),
+                                at::tensor(rollout.sampler_logprobs, at::kFloat));
+    rollout.kept.assign(kept.const_data_ptr<float>(),
+                        kept.const_data_ptr<float>() + rollout.size());
+    if (!rollout.counts) continue;
+    count[0] += static_cast<double>(rollout.size());
+    count[1] += static_cast<double>(rollout.size() - rollout.num_loss_tokens());
+    count[2] += 1.0;
+    count[3] += rollout.num_loss_tokens() == 0 ? 1.0 : 0.0;
+  }
+  policy_.mesh.data->all_reduce(counts, distributed::Reduce::Sum);
+  all.rejected_tokens = count[1] / std::max(count[0], 1.0);
+  all.rejected_sequences = count[3] / std::max(count[2], 1.0);
 }
 
 void BatchMaker::mask_low_entropy(std::vector<Rollout>& rollouts,
@@ -214,6 +242,10 @@ void BatchMaker::add_progress(const Collected& all, std::vector<Metric>& facts) 
   if (config_.grpo.dynamic_sampling) {
     facts.push_back({"num_gen_batches", all.num_rounds});
     facts.push_back({"num_discarded_groups", all.num_discarded});
+  }
+  if (!config_.grpo.importance_sampling_reject.empty()) {
+    facts.push_back({"frac_rejected_tokens", all.rejected_tokens});
+    facts.push_back({"frac_rejected_sequences", all.rejected_sequences});
   }
   facts.push_back({"rollout_tokens_per_second", all.num_tokens / std::max(all.rollout_s, 1e-9)});
   facts.push_back({"rollout_time_s", all.rollout_s});

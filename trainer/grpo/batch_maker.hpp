@@ -34,6 +34,7 @@ class BatchMaker {
   void keep(Collected& all, Drawn drawn, Judgement judged, std::int64_t num_groups) const;
   void measure_old(Collected& all, const StepSettings& settings) const;
   void measure_reference(Collected& all, const StepSettings& settings) const;
+  void reject(Collected& all) const;
   void mask_low_entropy(std::vector<Rollout>& rollouts, const std::vector<float>& entropies) const;
   Advantages weigh(const Collected& all) const;
   void add_progress(const Collected& all, std::vector<Metric>& facts) const;

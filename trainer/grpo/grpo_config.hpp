@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 namespace tailor::trainer {
 
@@ -24,6 +25,30 @@ enum class Correction {
   SequenceTruncate,
   SequenceMask,
   Bypass
+};
+
+/// Measures of how far sampler and trainer are apart on a token or a response, beside kept_mask().
+enum class RejectBy {
+  TokenK1,
+  TokenK2,
+  TokenK3,
+  SequenceSumK1,
+  SequenceSumK2,
+  SequenceSumK3,
+  SequenceMeanK1,
+  SequenceMeanK2,
+  SequenceMeanK3,
+  SequenceMaxK2,
+  SequenceMaxK3
+};
+/// It is a ratio, which has a lower bound too.
+constexpr bool bounds_ratio(RejectBy by) {
+  return by == RejectBy::TokenK1 || by == RejectBy::SequenceSumK1 || by == RejectBy::SequenceMeanK1;
+}
+struct RejectRule {
+  RejectBy by;
+  double max;
+  std::optional<double> min;  // of a ratio; absent: 1 / max
 };
 
 /// The job file's `grpo` section. Names and defaults are TRL's GRPOConfig where it has them.
@@ -60,6 +85,7 @@ struct GrpoConfig {
   Correction importance_sampling_correction = Correction::Auto;
   double importance_sampling_clip_max = 2.0;
   std::optional<double> importance_sampling_clip_min;
+  std::vector<RejectRule> importance_sampling_reject;  // what leaves the loss altogether
   double mismatch_limit = 0.5;  // tripwire: mean |log-probability difference| at the first update
   // Batches
   bool mask_truncated_completions = false;

@@ -79,8 +79,9 @@ class GrpoLoop {
 
     if (report.num_loss_tokens == 0)
       log_warn("step " + std::to_string(settings.step) +
-               ": every completion was cut at the limit and left out "
-               "(grpo.mask_truncated_completions): the step moved nothing");
+               ": every completion was left out, cut at the limit "
+               "(grpo.mask_truncated_completions) or rejected "
+               "(grpo.importance_sampling_reject): the step moved nothing");
     batch_.updates_done += 1;
     if (batch_.used_up()) batch_.rollouts.clear();
     training_.state().data = source_.position();

@@ -18,7 +18,8 @@ constexpr std::pair<const char*, Floats> kTokenValues[] = {
     {"sampler_logprobs", &Rollout::sampler_logprobs},
     {"old_logprobs", &Rollout::old_logprobs},
     {"reference_logprobs", &Rollout::reference_logprobs},
-    {"policy_mask", &Rollout::policy_mask}};
+    {"policy_mask", &Rollout::policy_mask},
+    {"kept", &Rollout::kept}};
 constexpr std::int64_t kFacts = 5;  // group, row, tokens, counts, rank
 
 template <typename T>

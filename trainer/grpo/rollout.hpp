@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -20,8 +21,13 @@ struct Rollout {
   std::vector<float> old_logprobs;        // of the trainer, before the batch's first update
   std::vector<float> reference_logprobs;  // of the trainer with the adapter off
   std::vector<float> policy_mask;         // 1 where the policy term counts (top_entropy_quantile)
+  std::vector<float> kept;  // 0 where importance_sampling_reject drops a token; empty: nowhere
 
   std::int64_t size() const { return static_cast<std::int64_t>(ids.size()); }
+  std::int64_t num_loss_tokens() const {
+    if (!counts) return 0;
+    return kept.empty() ? size() : std::ranges::count(kept, 1.0F);
+  }
   bool operator==(const Rollout&) const = default;
 };
 

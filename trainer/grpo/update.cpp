@@ -15,7 +15,8 @@
 namespace tailor::trainer {
 namespace {
 
-at::Tensor mask_of(const CompletionBatch& batch) {
+/// 1 where tokens are of completions that count, whether or not they are kept.
+at::Tensor counting_mask(const CompletionBatch& batch) {
   auto mask_S = at::zeros({batch.offsets.back()}, at::kFloat);
   for (std::size_t i = 0; i < batch.rollouts.size(); ++i)
     if (batch.rollouts[i]->counts)
@@ -35,13 +36,13 @@ Counts count(std::span<const Rollout> rollouts, distributed::Group& data) {
   auto sums = at::zeros({3}, at::kDouble);
   auto* sum = sums.mutable_data_ptr<double>();
   for (const auto& rollout : rollouts) {
-    sum[0] += rollout.counts ? static_cast<double>(rollout.size()) : 0.0;
+    sum[0] += static_cast<double>(rollout.num_loss_tokens());
     sum[1] += 1.0;
   }
   const double own = sum[0];
   sum[2] = own > 0.0 ? 1.0 : 0.0;
   data.all_reduce(sums, distributed::Reduce::Sum);
-  // All may have been cut at the limit (mask_truncated_completions): such an update moves nothing.
+  // All may have been left out, cut at the limit or rejected: such an update moves nothing.
   return {.tokens = std::max(sum[0], 1.0),
           .sequences = sum[1],
           .own_tokens = own,
@@ -80,9 +81,10 @@ class Pass {
     report.loss += part.loss;
     report.entropy += entropy;
     report.policy += part.sums;
-    if (of.sampler_S.defined())
-      report.mismatch += mismatch_sums(of.offsets, of.mask_S, trainer_old(batch, passed.tokens),
-                                       of.sampler_S, of.weights_S);
+    if (of.sampler_S.defined())  // of what was rejected too
+      report.mismatch +=
+          mismatch_sums(of.offsets, counting_mask(batch), trainer_old(batch, passed.tokens),
+                        of.sampler_S, of.weights_S);
 
     at::Tensor dentropies_S;
     if (policy_.config.entropy_coef > 0.0) {
@@ -104,14 +106,16 @@ class Pass {
     PolicyBatch out;
     out.offsets = batch.offsets;
     for (const auto* rollout : batch.rollouts) out.advantages.push_back(rollout->advantage);
-    out.mask_S = mask_of(batch);
+    const auto counting_S = counting_mask(batch);
+    const auto kept_S = token_values(batch, &Rollout::kept);
+    out.mask_S = kept_S.defined() ? counting_S * kept_S : counting_S;
     out.logprobs_S = tokens.logprobs();
     out.sampler_S = token_values(batch, &Rollout::sampler_logprobs);
     out.old_S = correction_ == Correction::Bypass ? out.sampler_S : trainer_old(batch, tokens);
     out.reference_S = token_values(batch, &Rollout::reference_logprobs);
     out.policy_mask_S = token_values(batch, &Rollout::policy_mask);
     if (out.sampler_S.defined())
-      out.weights_S = correction_weights(correction_, out.offsets, out.mask_S, out.old_S,
+      out.weights_S = correction_weights(correction_, out.offsets, counting_S, out.old_S,
                                          out.sampler_S, policy_.config.importance_sampling_clip_max,
                                          policy_.config.importance_sampling_clip_min);
     return out;
