@@ -22,6 +22,7 @@ void read_names(Section& grpo) {
   grpo.alias("vllm_importance_sampling_mode", "importance_sampling_correction");
   grpo.redirect("vllm_importance_sampling_correction", "importance_sampling_correction");
   grpo.redirect("rollout_rs", "importance_sampling_reject");
+  grpo.alias("stop_strings", "stop");
   grpo.redirect("kl_coef", "beta");
   grpo.redirect("max_new_tokens", "max_completion_length");
   grpo.redirect("num_samples", "num_generations");
@@ -52,6 +53,9 @@ void read_sampling(Section& grpo, GrpoConfig& config) {
   config.min_p = grpo.number("min_p", config.min_p, kShare);
   config.repetition_penalty =
       grpo.number("repetition_penalty", config.repetition_penalty, kPositive);
+  config.stop = grpo.names("stop", /*required=*/false);
+  if (std::ranges::find(config.stop, "") != config.stop.end())
+    grpo.report("stop", "expected texts that are not empty");
   config.rollout_batch_size =
       grpo.integer("rollout_batch_size", config.rollout_batch_size, 1, 1 << 16);
   if (grpo.has("steps_per_generation"))

@@ -94,6 +94,7 @@ void write_grpo(std::string& out, const GrpoConfig& grpo) {
       .integer("top_k", grpo.top_k)
       .number("min_p", grpo.min_p)
       .number("repetition_penalty", grpo.repetition_penalty)
+      .word("stop", in_quotes(grpo.stop))
       .integer("rollout_batch_size", grpo.rollout_batch_size)
       .integer("steps_per_generation", grpo.steps_per_generation)
       .integer("num_iterations", grpo.num_iterations)

@@ -150,6 +150,27 @@ def options_change_what_they_say(make):
     expect(not (quiet.dir / "completions.jsonl").exists(), "no completions are logged")
 
 
+def stop_strings_end_completions(make):
+    plain = make("unstopped")
+    plain.train("grpo.max_completion_length=12")
+    run = make("stopped-by-text")
+    run.train("grpo.max_completion_length=12", 'grpo.stop=["e", "ab"]')
+    free, ended = plain.lines("completions.jsonl")[:16], run.lines("completions.jsonl")[:16]
+    for a, b in zip(free, ended):  # the first batch: the same weights
+        cuts = [a["completion"].find(text) + len(text) for text in ("e", "ab") if text in a["completion"]]
+        expect(b["completion"] == a["completion"][: min(cuts, default=None)], f"the text ends with the stop string: {a} {b}")
+        expect(b["finish_reason"] == ("stop" if cuts else a["finish_reason"]), f"which is an end: {b}")
+        expect(b["num_tokens"] <= a["num_tokens"], f"with its tokens: {b}")
+    expect(any(b["num_tokens"] < a["num_tokens"] for a, b in zip(free, ended)), "some were ended")
+    cut = [sample["finish_reason"] == "length" for sample in ended]
+    expect(run.steps()[0]["completions/clipped_ratio"] == sum(cut) / len(cut), "they do not count as cut")
+    later = make("stopped-later")
+    later.train("grpo.max_completion_length=12", 'grpo.stop="e"', "grpo.min_new_tokens=6")
+    expect(all(s["num_tokens"] >= 6 for s in later.lines("completions.jsonl")), "not before min_new_tokens")
+    _, error = run.train("grpo.max_completion_length=12", 'grpo.stop=["e"]', "train.max_steps=5", code=2)
+    expect('grpo.stop: begun with ["e", "ab"], now ["e"]' in error, error)
+
+
 def rewards_that_fail_cost_their_samples(make):
     run = make("moody")
     (run.file.parent / "moody.py").write_text(REWARDS)
@@ -178,6 +199,7 @@ TESTS = [
     a_run_tells_what_it_did,
     what_cannot_go_on_is_stopped_by_name,
     options_change_what_they_say,
+    stop_strings_end_completions,
     rewards_that_fail_cost_their_samples,
     prompts_that_are_too_long_follow_the_job,
 ]

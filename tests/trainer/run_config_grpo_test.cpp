@@ -33,7 +33,8 @@ TEST_CASE("a GRPO job has TRL's defaults and is read back as it was written", "[
       "0.3}, importance_sampling_reject_min: {seq_mean_k1: 0.9}, mask_truncated_completions: true, "
       "dynamic_sampling: "
       "true, "
-      "top_entropy_quantile: 0.2, share_prompts: false"));
+      "top_entropy_quantile: 0.2, share_prompts: false, stop: ['</answer>', \"\\n\\n\"]"));
+  CHECK(all.grpo.stop == std::vector<std::string>{"</answer>", "\n\n"});
   CHECK(all.grpo.loss_type == LossType::Grpo);
   CHECK(all.grpo.importance_sampling_level == RatioLevel::Sequence);
   CHECK(all.grpo.kl_estimator == KlEstimator::K3Plus);
@@ -79,6 +80,8 @@ TEST_CASE("what a GRPO job cannot mean is refused by key", "[trainer]") {
              Catch::Contains("token_k1 needs its upper bound"));
   CHECK_THAT(workspace.errors(with_grpo("importance_sampling_reject: {token_k1: 2}, top_k: 5")),
              Catch::Contains("importance_sampling_reject: leave it out where top_p"));
+  CHECK_THAT(workspace.errors(with_grpo("stop: ['']")), Catch::Contains("not empty"));
+  CHECK(workspace.read(with_grpo("stop_strings: '##'")).grpo.stop.size() == 1);
   CHECK_THAT(workspace.errors(with_grpo("loss_type: minirl")),
              Catch::Contains("minirl needs scale_rewards: none"));
   CHECK_THAT(workspace.errors(with_grpo("kl_limit: 1")), Catch::Contains("needs beta above 0"));

@@ -39,7 +39,6 @@ add_test(NAME trainer/resume_grpo COMMAND Python3::Interpreter ${PROJECT_SOURCE_
          $<TARGET_FILE:tailor> ${PROJECT_SOURCE_DIR}/tests/golden/tiny_llama grpo)
 set_tests_properties(trainer/resume_grpo PROPERTIES TIMEOUT 600 LABELS trainer ENVIRONMENT PYTHONDONTWRITEBYTECODE=1)
 tailor_add_test(trainer exact_match tailor::cli)
-tailor_add_test(trainer stop_strings tailor::cli)
 foreach(driver IN ITEMS generate_cli eval_cli upcycle_cli bench_cli)
   add_test(NAME trainer/${driver} COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/trainer/${driver}_test.py
            $<TARGET_FILE:tailor> ${PROJECT_SOURCE_DIR}/tests/golden/tiny_llama)

@@ -4,8 +4,8 @@
 #include <iostream>
 
 #include "configs/reader.hpp"
+#include "models/text/stop_strings.hpp"
 #include "trainer/cli/complete.hpp"
-#include "trainer/cli/stop_strings.hpp"
 #include "trainer/sft/interrupt.hpp"
 
 namespace tailor::trainer::cli {
@@ -21,7 +21,7 @@ std::string reply(const models::CausalLM& model,
                   const std::shared_ptr<const models::text::Tokenizer>& tokenizer,
                   const Prompt& prompt, const ChatLoopOptions& options) {
   const InterruptGuard guard;
-  CompletionText text(tokenizer, options.stop);
+  models::text::CompletionText text(tokenizer, options.stop);
   const auto completion = complete(model, {prompt}, options.max_new_tokens, options.engine,
                                    [&](std::size_t, const models::Sampled& token) {
                                      show(text.push(token.id));

@@ -12,12 +12,12 @@
 #include <optional>
 
 #include "configs/reader.hpp"
+#include "models/text/stop_strings.hpp"
 #include "trainer/cli/chat_loop.hpp"
 #include "trainer/cli/commands.hpp"
 #include "trainer/cli/complete.hpp"
 #include "trainer/cli/model_options.hpp"
 #include "trainer/cli/prompts.hpp"
-#include "trainer/cli/stop_strings.hpp"
 
 namespace tailor::trainer::cli {
 namespace {
@@ -113,7 +113,7 @@ class Printer {
       : options_(options),
         prompts_(prompts),
         streams_(prompts.size() == 1 && !options.json),
-        texts_(prompts.size(), CompletionText(tokenizer, options.stop)),
+        texts_(prompts.size(), models::text::CompletionText(tokenizer, options.stop)),
         completions_(prompts.size()) {}
 
   bool take(std::size_t index, std::int64_t id) {
@@ -159,7 +159,7 @@ class Printer {
   const GenerateOptions& options_;
   const std::vector<Prompt>& prompts_;
   bool streams_;
-  std::vector<CompletionText> texts_;
+  std::vector<models::text::CompletionText> texts_;
   std::vector<std::optional<models::Completion>> completions_;
   std::size_t next_ = 0;
   std::int64_t num_tokens_ = 0;

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <vector>
 
 namespace tailor::trainer {
@@ -58,7 +59,8 @@ struct GrpoConfig {
   std::int64_t max_completion_length = 256, min_new_tokens = 0;
   double temperature = 1.0, top_p = 1.0, min_p = 0.0, repetition_penalty = 1.0;
   std::int64_t top_k = 0;
-  std::int64_t rollout_batch_size = 32;              // sequences decoded together
+  std::vector<std::string> stop;         // texts that end a completion, of which they remain a part
+  std::int64_t rollout_batch_size = 32;  // sequences decoded together
   std::optional<std::int64_t> steps_per_generation;  // absent: the accumulation steps
   std::int64_t num_iterations = 1;                   // passes over one batch of rollouts
   // Advantages

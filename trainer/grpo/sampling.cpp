@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "models/generation/engine.hpp"
+#include "models/text/stop_strings.hpp"
 #include "trainer/metrics/log.hpp"
 #include "trainer/parallel/agree.hpp"
 #include "trainer/sft/numeric_error.hpp"
@@ -55,6 +56,38 @@ std::vector<models::GenerationRequest> requests_of(const GrpoConfig& config,
   }
   return out;
 }
+
+/// Ends completions behind the token that completes a stop string, which is not looked for in the
+/// first min_new_tokens.
+class StopWatch {
+ public:
+  StopWatch(const GrpoTask& task, const GrpoConfig& config, std::size_t num_completions)
+      : min_new_tokens_(config.min_new_tokens),
+        states_(config.stop.empty() ? 0 : num_completions,
+                State{.decoder = {task.tokenizer, /*skip_special_tokens=*/true},
+                      .stops = models::text::StopStrings(config.stop)}) {}
+
+  models::OnToken on_token() {
+    if (states_.empty()) return {};
+    return [this](std::size_t completion, const models::Sampled& token) {
+      auto& [decoder, stops, num_tokens] = states_[completion];
+      const auto text = decoder.push(token.id);
+      if (++num_tokens <= min_new_tokens_) return true;
+      stops.push(text);
+      return !stops.stopped();
+    };
+  }
+
+ private:
+  struct State {
+    models::text::StreamDecoder decoder;
+    models::text::StopStrings stops;
+    std::int64_t num_tokens = 0;
+  };
+
+  std::int64_t min_new_tokens_;
+  std::vector<State> states_;
+};
 
 Rollout rollout_of(const models::Completion& completion, const Planned& planned,
                    const GrpoConfig& config) {
@@ -151,9 +184,12 @@ void warn_of_faults(const std::vector<std::string>& faults) {
 Drawn draw(const Policy& policy, const std::vector<PromptRow>& rows, const GrpoTask& task,
            const std::vector<Planned>& planned, const Drawing& drawing) {
   const auto requests = requests_of(policy.config, rows, planned, drawing);
+  StopWatch watch(task, policy.config,
+                  planned.size() * static_cast<std::size_t>(drawing.num_generations));
   std::vector<models::Completion> completions;
   try {
-    completions = models::generate(policy.model, requests, options_of(policy, task, drawing));
+    completions = models::generate(policy.model, requests, options_of(policy, task, drawing),
+                                   watch.on_token());
   } catch (const models::NonFiniteLogits& error) {
     throw NumericError(error.what());
   }

@@ -14,10 +14,10 @@ namespace tailor::trainer {
 /// What a reward judges: one completion of one prompt.
 struct Judged {
   std::string prompt_json;   // the row's prompt as JSON: a string, or a list of messages
-  std::string completion;    // text, without the end token
+  std::string completion;    // text, without the end token; with a stop string that ended it
   std::string columns_json;  // the row's other columns, a JSON object
   std::int64_t num_tokens = 0;
-  bool stopped = true;  // ended by itself, not by the length limit
+  bool stopped = true;  // ended by itself or a stop string, not by the length limit
 };
 
 /// A sample that a reward could not score: it counts as unscored, and the job goes on.

@@ -7,7 +7,7 @@
 
 #include "models/text/tokenizer.hpp"
 
-namespace tailor::trainer::cli {
+namespace tailor::models::text {
 
 /// Text that grows and ends before the first of some strings. What could still become the beginning
 /// of one is held back, so that no part of a stop string is ever shown.
@@ -29,8 +29,7 @@ class StopStrings {
 /// strings.
 class CompletionText {
  public:
-  CompletionText(std::shared_ptr<const models::text::Tokenizer> tokenizer,
-                 std::vector<std::string> stops)
+  CompletionText(std::shared_ptr<const Tokenizer> tokenizer, std::vector<std::string> stops)
       : decoder_(std::move(tokenizer), /*skip_special_tokens=*/true), stops_(std::move(stops)) {}
 
   std::string push(std::int64_t id);  // new text that can be shown
@@ -39,9 +38,9 @@ class CompletionText {
   const std::string& text() const { return text_; }  // all that was answered so far
 
  private:
-  models::text::StreamDecoder decoder_;
+  StreamDecoder decoder_;
   StopStrings stops_;
   std::string text_;
 };
 
-}  // namespace tailor::trainer::cli
+}  // namespace tailor::models::text

@@ -1,10 +1,10 @@
-#include "trainer/cli/stop_strings.hpp"
+#include "models/text/stop_strings.hpp"
 
 #include <catch2/catch.hpp>
 #include <string>
 #include <vector>
 
-using tailor::trainer::cli::StopStrings;
+using tailor::models::text::StopStrings;
 
 namespace {
 
@@ -20,8 +20,7 @@ std::string shown(const std::string& text, std::size_t step,
 
 }  // namespace
 
-TEST_CASE("StopStrings: the text ends before the first stop string, however it comes",
-          "[trainer]") {
+TEST_CASE("StopStrings: the text ends before the first stop string, however it comes", "[models]") {
   const std::vector<std::string> stops{"###", "\n\nUser:", "ab"};
   for (const std::size_t step : {1U, 2U, 3U, 5U, 100U}) {
     CAPTURE(step);
@@ -34,7 +33,7 @@ TEST_CASE("StopStrings: the text ends before the first stop string, however it c
   }
 }
 
-TEST_CASE("StopStrings: a part of a stop string is never shown early", "[trainer]") {
+TEST_CASE("StopStrings: a part of a stop string is never shown early", "[models]") {
   StopStrings filter({"STOP"});
   CHECK(filter.push("go ST") == "go ");
   CHECK(filter.push("O") == "");
@@ -45,7 +44,7 @@ TEST_CASE("StopStrings: a part of a stop string is never shown early", "[trainer
   CHECK(filter.flush() == "");
 }
 
-TEST_CASE("StopStrings: text that cannot begin a stop string is shown at once", "[trainer]") {
+TEST_CASE("StopStrings: text that cannot begin a stop string is shown at once", "[models]") {
   StopStrings filter({"STOP"});
   CHECK(filter.push("hello") == "hello");
   CHECK_FALSE(filter.stopped());

@@ -1,9 +1,9 @@
-#include "trainer/cli/stop_strings.hpp"
+#include "models/text/stop_strings.hpp"
 
 #include <algorithm>
 #include <utility>
 
-namespace tailor::trainer::cli {
+namespace tailor::models::text {
 
 std::string StopStrings::push(std::string_view text) {
   if (stopped_) return {};
@@ -42,4 +42,4 @@ std::string CompletionText::finish() {
   return shown;
 }
 
-}  // namespace tailor::trainer::cli
+}  // namespace tailor::models::text
