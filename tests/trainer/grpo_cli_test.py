@@ -74,6 +74,7 @@ def a_run_tells_what_it_did(make):
         expect(abs(sum(s["advantage"] for s in group)) < 1e-3, f"advantages of a group add up to 0: {group}")
     evaluations = [line for line in run.lines() if "eval_reward" in line]
     expect([line["step"] for line in evaluations] == [2, 3], f"evaluations: {evaluations}")
+    expect("reward by step:" in error and "loss by step:" not in error, f"the curve that is drawn is the reward's: {error}")
     plan, _ = run.train(command="plan")
     expect(plan["prompts_in_batch"] == 4 and plan["total_steps"] == 3, f"plan: {plan}")
 

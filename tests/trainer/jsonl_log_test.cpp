@@ -92,7 +92,7 @@ TEST_CASE("a resumed log ends with the lines of an uninterrupted one", "[metrics
   std::ofstream(path.get(), std::ios::binary | std::ios::app) << torn;
   for (const std::int64_t from : {6, 4, 1, 2}) {
     JsonlLog log(path.get(), from);
-    CHECK(log.kept_losses().size() == static_cast<std::size_t>(from));
+    CHECK(log.kept_numbers().size() == static_cast<std::size_t>(from));
     write_steps(log, from + 1, 6);
     CHECK(path.content() == whole);
   }
@@ -110,7 +110,7 @@ TEST_CASE("an unfinished last line is taken away on resuming", "[metrics]") {
     std::ofstream(path.get(), std::ios::binary | std::ios::app) << rest;
     const JsonlLog log(path.get(), 2);
     CHECK(path.content() == first);
-    CHECK(log.kept_losses() == std::vector<double>{1.0});
+    CHECK(log.kept_numbers() == std::vector<double>{1.0});
   }
 }
 

@@ -203,9 +203,9 @@ TEST_CASE("every logged step is in metrics.jsonl, with the losses from before a 
     }
     options.resumed_step = 3;
     Reporter reporter(options);
-    if (reporter.losses().size() != 1) std::abort();
+    if (reporter.curve().size() != 1) std::abort();
     for (std::int64_t step = 4; step <= 7; ++step) reporter.report(step_of(step));
-    if (reporter.losses().size() != 4) std::abort();
+    if (reporter.curve().size() != 4) std::abort();
   });
   std::ifstream file(folder.get() / "metrics.jsonl");
   std::vector<std::string> steps;

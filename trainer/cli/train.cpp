@@ -256,8 +256,9 @@ class TrainCommand {
   }
 
   void report(const TrainResult& result) const {
-    const auto curve = draw_curve(result.losses, /*width=*/72, /*height=*/8);
-    if (!curve.empty() && result.losses.size() > 1) log_info("loss by step:\n" + curve);
+    const auto curve = draw_curve(result.curve, /*width=*/72, /*height=*/8);
+    if (!curve.empty() && result.curve.size() > 1)
+      log_info(result.curve_name + " by step:\n" + curve);
     if (result.interrupted) {
       log_warn("interrupted behind step " + std::to_string(result.steps) + " of " +
                std::to_string(result.total_steps) +

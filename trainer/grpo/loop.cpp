@@ -40,8 +40,10 @@ class GrpoLoop {
         source_(static_cast<std::int64_t>(task.train.size()), config_.data.shuffle,
                 config_.train.seed),
         from_(run.checkpoint ? run.checkpoint->path.string() : ""),
-        training_(run, grpo_total_steps(config_, static_cast<std::int64_t>(task.train.size()),
-                                        run.mesh.sizes.data())) {
+        training_(run,
+                  grpo_total_steps(config_, static_cast<std::int64_t>(task.train.size()),
+                                   run.mesh.sizes.data()),
+                  /*curve_name=*/"reward") {
     auto& state = training_.state();
     source_.seek(state.data);
     batch_.num_updates = 0;  // used up

@@ -55,7 +55,8 @@ std::string json_line(const std::vector<Metric>& fields) {
   return line + "}";
 }
 
-JsonlLog::JsonlLog(const std::filesystem::path& path, std::int64_t keep_through_step)
+JsonlLog::JsonlLog(const std::filesystem::path& path, std::int64_t keep_through_step,
+                   const std::string& number)
     : path_(path) {
   std::uintmax_t kept_bytes = 0;
   std::int64_t last_step = 0;
@@ -65,11 +66,11 @@ JsonlLog::JsonlLog(const std::filesystem::path& path, std::int64_t keep_through_
     if (!row.is_object()) break;
     const auto step = row.find("step");
     if (step == row.end() || !step->is_number_integer()) break;
-    const auto number = step->get<std::int64_t>();
-    if (number > keep_through_step || number < last_step) break;
-    last_step = number;
-    if (const auto loss = row.find("loss"); loss != row.end() && loss->is_number())
-      kept_losses_.push_back(loss->get<double>());
+    const auto at = step->get<std::int64_t>();
+    if (at > keep_through_step || at < last_step) break;
+    last_step = at;
+    if (const auto found = row.find(number); found != row.end() && found->is_number())
+      kept_numbers_.push_back(found->get<double>());
     kept_bytes += line.size() + 1;
   }
   file.close();

@@ -20,18 +20,19 @@ class JsonlLog {
   /// Opens or makes the file and cuts it back to its lines of steps up to keep_through_step: later
   /// ones, and a last line that a killed process left unfinished, are the resumed run's to write. 0
   /// keeps nothing. Throws configs::ConfigError where the file cannot be read or written.
-  JsonlLog(const std::filesystem::path& path, std::int64_t keep_through_step);
+  JsonlLog(const std::filesystem::path& path, std::int64_t keep_through_step,
+           const std::string& number = "loss");
   ~JsonlLog();
   JsonlLog(const JsonlLog&) = delete;
   JsonlLog& operator=(const JsonlLog&) = delete;
 
   void write(const std::vector<Metric>& fields);  // throws ConfigError, as on a full disk
   void write_line(const std::string& json);       // likewise; an object with a "step"
-  const std::vector<double>& kept_losses() const { return kept_losses_; }  // "loss" of kept lines
+  const std::vector<double>& kept_numbers() const { return kept_numbers_; }  // of kept lines
 
  private:
   std::filesystem::path path_;
-  std::vector<double> kept_losses_;
+  std::vector<double> kept_numbers_;
   int descriptor_ = -1;
 };
 

@@ -34,8 +34,8 @@ struct Reporter::Impl {
       throw configs::ConfigError(options.dir.string() + ": cannot be made: " + error.message());
     last.step = options.resumed_step;
     if (options.jsonl) {
-      jsonl.emplace(options.dir / "metrics.jsonl", options.resumed_step);
-      losses = jsonl->kept_losses();
+      jsonl.emplace(options.dir / "metrics.jsonl", options.resumed_step, options.curve);
+      curve = jsonl->kept_numbers();
     }
     if (options.tensorboard) tensorboard.emplace(options.dir / "tensorboard", options.resumed_step);
     draw(/*at_once=*/true);
@@ -74,7 +74,7 @@ struct Reporter::Impl {
   std::optional<Clock::time_point> shown;
   std::optional<JsonlLog> jsonl;
   std::optional<TensorboardLog> tensorboard;
-  std::vector<double> losses;
+  std::vector<double> curve;
   StepMetrics last;
   std::string activity;
 };
@@ -89,8 +89,9 @@ void Reporter::report(const StepMetrics& metrics) {
   const bool ends = metrics.step == i.options.total_steps;
   const bool logged = ends || metrics.step % i.options.logging_steps == 0;
   if (logged) {
-    i.write(fields(metrics));
-    i.losses.push_back(metrics.loss);
+    const auto all = fields(metrics);
+    i.write(all);
+    if (const auto number = find_number(all, i.options.curve)) i.curve.push_back(*number);
   }
   if (i.terminal.interactive) {
     i.draw(ends);
@@ -121,6 +122,6 @@ void Reporter::finish() {
            duration_text(impl_->progress().elapsed_s));
 }
 
-const std::vector<double>& Reporter::losses() const { return impl_->losses; }
+const std::vector<double>& Reporter::curve() const { return impl_->curve; }
 
 }  // namespace tailor::trainer

@@ -13,7 +13,8 @@ namespace tailor::trainer {
 struct ReporterOptions {
   std::filesystem::path dir;  // run directory: metrics.jsonl and tensorboard/ are written there
   bool jsonl = true, tensorboard = true;
-  bool silent = false;  // no bar and no lines, for ranks beside the first
+  bool silent = false;         // no bar and no lines, for ranks beside the first
+  std::string curve = "loss";  // the number of a step that curve() collects
   std::int64_t total_steps = 0;
   std::int64_t logging_steps = 1;  // steps that are a multiple of it are logged, and the last one
   /// The step of the checkpoint that the run goes on from, 0 at a fresh start. What the files hold
@@ -41,8 +42,9 @@ class Reporter {
   void activity(const std::string& what);
   void finish();  // takes the bar away and prints the last line; once
 
-  /// Losses of the logged steps, those before a resumption included, for draw_curve().
-  const std::vector<double>& losses() const;
+  /// ReporterOptions::curve of the logged steps that have it, those before a resumption included,
+  /// for draw_curve().
+  const std::vector<double>& curve() const;
 
  private:
   struct Impl;

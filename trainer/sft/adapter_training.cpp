@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "trainer/metrics/memory.hpp"
 #include "trainer/parallel/agree.hpp"
@@ -38,7 +39,7 @@ double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-AdapterTraining::AdapterTraining(TrainRun& run, std::int64_t total_steps)
+AdapterTraining::AdapterTraining(TrainRun& run, std::int64_t total_steps, std::string curve_name)
     : run_(run),
       trainables_(ordered_trainables(run.adapter)),
       trainable_(named(trainables_)),
@@ -48,6 +49,7 @@ AdapterTraining::AdapterTraining(TrainRun& run, std::int64_t total_steps)
   const auto& output = run.config.output;
   if (leads_) folder_.emplace(output.dir / "checkpoints", output.save_total_limit);
   result_.total_steps = total_steps;
+  result_.curve_name = std::move(curve_name);
   rate_ = learning_rate(run.config.train, total_steps);
   state_.fingerprints = run.fingerprints;
   if (run.checkpoint) restore(*run.checkpoint);
@@ -57,6 +59,7 @@ AdapterTraining::AdapterTraining(TrainRun& run, std::int64_t total_steps)
                                     .jsonl = leads_ && output.jsonl,
                                     .tensorboard = leads_ && output.tensorboard,
                                     .silent = !leads_,
+                                    .curve = result_.curve_name,
                                     .total_steps = total_steps,
                                     .logging_steps = output.logging_steps,
                                     .resumed_step = state_.step});
@@ -142,7 +145,7 @@ TrainResult AdapterTraining::finish() {
   reporter_->finish();
   result_.steps = state_.step;
   result_.interrupted = !done();
-  result_.losses = reporter_->losses();
+  result_.curve = reporter_->curve();
   if (busy_s_ > 0.0) result_.tokens_per_second = static_cast<double>(tokens_here_) / busy_s_;
   return result_;
 }

@@ -41,7 +41,8 @@ struct TrainResult {
   std::vector<Metric> last;        // what the task told of the last step and evaluation made here
   double tokens_per_second = 0.0;  // of the steps made here, evaluation and saving left out
   bool interrupted = false;        // saved, and not at the end
-  std::vector<double> losses;      // of the logged steps
+  std::vector<double> curve;       // of the logged steps, what `curve_name` is
+  std::string curve_name;          // "loss", "reward"
 };
 
 /// The part of a training run that does not depend on where gradients come from: flat parameters,
@@ -51,8 +52,8 @@ struct TrainResult {
 class AdapterTraining {
  public:
   /// `run` outlives this. Restores its checkpoint, where there is one, into state() and the
-  /// optimizer.
-  AdapterTraining(TrainRun& run, std::int64_t total_steps);
+  /// optimizer. `curve_name`: the metric that tells best how the run went, for TrainResult.
+  AdapterTraining(TrainRun& run, std::int64_t total_steps, std::string curve_name = "loss");
 
   FlatParameters& trainable() { return trainable_; }
   AdamW& optimizer() { return optimizer_; }
@@ -62,7 +63,8 @@ class AdapterTraining {
   Reporter& reporter() { return *reporter_; }
   bool leads() const { return leads_; }  // reports and writes
 
-  bool done() const { return state_.step >= result_.total_steps; }
+  bool done() const { return steps_left() <= 0; }
+  std::int64_t steps_left() const { return result_.total_steps - state_.step; }
   bool due(std::int64_t interval) const { return interval > 0 && state_.step % interval == 0; }
   bool goes_on() const;  // steps are left and no rank was told to stop; collective
 
