@@ -61,6 +61,7 @@ void read_sampling(Section& grpo, GrpoConfig& config) {
   if (grpo.has("steps_per_generation"))
     config.steps_per_generation = grpo.integer("steps_per_generation", 1, 1, 1 << 16);
   config.num_iterations = grpo.integer("num_iterations", config.num_iterations, 1, 1 << 10);
+  config.max_staleness = grpo.integer("max_staleness", config.max_staleness, 0, 1 << 20);
 }
 
 /// "gspo" is the sequence's ratio with grpo's loss.
@@ -214,6 +215,10 @@ void read_batches(Section& grpo, GrpoConfig& config) {
   config.mask_truncated_completions =
       grpo.boolean("mask_truncated_completions", config.mask_truncated_completions);
   config.dynamic_sampling = grpo.boolean("dynamic_sampling", config.dynamic_sampling);
+  if (config.dynamic_sampling && config.max_staleness > 0)
+    grpo.report("dynamic_sampling",
+                "expected false with max_staleness above 0: which groups stay is known only once "
+                "they are scored");
   config.max_num_gen_batches =
       grpo.integer("max_num_gen_batches", config.max_num_gen_batches, 1, 1 << 20);
   config.zero_spread_patience =

@@ -98,6 +98,7 @@ void write_grpo(std::string& out, const GrpoConfig& grpo) {
       .integer("rollout_batch_size", grpo.rollout_batch_size)
       .integer("steps_per_generation", grpo.steps_per_generation)
       .integer("num_iterations", grpo.num_iterations)
+      .integer("max_staleness", grpo.max_staleness)
       .word("scale_rewards", word_of(grpo.scale_rewards, kScaleRewards))
       .word("multi_objective_aggregation",
             word_of(grpo.multi_objective_aggregation, kRewardAggregations))

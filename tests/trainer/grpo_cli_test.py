@@ -172,6 +172,48 @@ def stop_strings_end_completions(make):
     expect('grpo.stop: begun with ["e", "ab"], now ["e"]' in error, error)
 
 
+def batches_are_sampled_ahead(make):
+    """Which weights sample a batch follows from max_staleness alone, however long the rewards take."""
+    slow = "import random, time\n\n\ndef slow(completions, **rest):\n    time.sleep({})\n    return [float('a' in c) for c in completions]\n"
+    folder = make("folder").file.parent
+    (folder / "slow.py").write_text(slow.format("random.uniform(0.1, 0.3)"))
+    (folder / "quick.py").write_text(slow.format("0"))
+
+    def run(name, *settings):
+        job = make(name)
+        job.train("train.max_steps=6", "output.eval_steps=0", *settings)
+        samples = job.lines("completions.jsonl")
+        return job.steps(), [[s["completion"] for s in samples if s["step"] == step] for step in range(1, 7)]
+
+    ahead = "grpo.max_staleness=1"
+    steps, texts = run("ahead-slow", ahead, "rewards=[{python: slow.py:slow}]")
+    other, others = run("ahead-quick", ahead, "rewards=[{python: quick.py:slow}]")
+    plain, on_policy = run("on-policy", "rewards=[{python: quick.py:slow}]")
+    still, unmoved = run("unmoved", "rewards=[{python: quick.py:slow}]", "train.learning_rate=1e-12")
+    times = {"_s", "_second", "_bytes"}
+    same = lambda line: {k: v for k, v in line.items() if not any(k.endswith(end) for end in times)}  # noqa: E731
+    expect(texts == others and [same(a) for a in steps] == [same(b) for b in other], "the same run whatever rewards take")
+    expect([line["staleness"] for line in steps] == [0, 1, 1, 1, 1, 1], f"staleness: {steps}")
+    expect(all("staleness" not in line for line in plain), "which is told where there can be some")
+    expect([line["epoch"] for line in steps] == [line["epoch"] for line in plain], "epochs count what was trained on")
+    expect(texts[0] == on_policy[0] and texts[1] == unmoved[1], "the second batch is of the first weights")
+    expect(texts[1] != on_policy[1], "and not of the second ones")
+    expect(steps[0]["ratio/mean"] == plain[0]["ratio/mean"] == 1 or abs(steps[0]["ratio/mean"] - 1) < 1e-5, "ratios of 1")
+    for line in steps[1:]:
+        expect(line["logprob_difference/max"] > 1e-3, f"the ratio is that to the weights that sampled: {line}")
+        expect(line["mismatch/max_difference"] < 1e-4, f"which the sampler is compared with: {line}")
+    expect(sum(line["reward_time_s"] for line in steps) < sum(line["reward_busy_s"] for line in steps), "rewards are waited for in part")
+    bypass, _ = run("ahead-bypass", ahead, "rewards=[{python: quick.py:slow}]", "grpo.importance_sampling_correction=bypass")
+    for a, b in zip(bypass, steps):
+        expect(abs(a["loss"] - b["loss"]) < 1e-4 and abs(a["ratio/mean"] - b["ratio/mean"]) < 1e-4, f"the sampler's own numbers will do: {a} {b}")
+    for staleness, expected in (1, [0, 1, 1]), (2, [0, 2, 2]), (9, [0, 2, 2]):
+        twice, _ = run(f"twice-{staleness}", f"grpo.max_staleness={staleness}", "grpo.num_iterations=2")
+        found = [line["staleness"] for line in twice if "staleness" in line]
+        expect(found == expected, f"at most {staleness} and a batch: {found}")
+    _, error = make("both").train(ahead, "grpo.dynamic_sampling=true", code=2)
+    expect("dynamic_sampling: expected false with max_staleness" in error, error)
+
+
 def rewards_that_fail_cost_their_samples(make):
     run = make("moody")
     (run.file.parent / "moody.py").write_text(REWARDS)
@@ -201,6 +243,7 @@ TESTS = [
     what_cannot_go_on_is_stopped_by_name,
     options_change_what_they_say,
     stop_strings_end_completions,
+    batches_are_sampled_ahead,
     rewards_that_fail_cost_their_samples,
     prompts_that_are_too_long_follow_the_job,
 ]

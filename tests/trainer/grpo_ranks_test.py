@@ -10,6 +10,7 @@ GOLDEN holds tiny_llama and tiny_qwen3_moe, MPIEXEC ends with the option in fron
 import json
 import pathlib
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -97,6 +98,23 @@ def rewards_start_once(program, mpiexec, folder, model):
     expect(len(children) == 1, f"one child for two ranks: {children}")
 
 
+def goes_on_from_step_3(folder, name):
+    shutil.rmtree(folder / name / "checkpoints" / "step-000006")
+    shutil.rmtree(folder / name / "adapter")
+
+
+def batches_sampled_ahead(program, mpiexec, folder, model):
+    """They are the same on every layout, and travel to another one."""
+    ahead = "grpo.max_staleness=2"
+    one = run(program, mpiexec, folder, model, "ahead", 1, {}, 6, ahead)
+    for layout, (ranks, sizes) in LAYOUTS[model.name].items():
+        compare(f"ahead-{layout}", run(program, mpiexec, folder, model, f"ahead-{layout}", ranks, sizes, 6, ahead), one)
+    # At step 3 one update of its batch is left, and the next batch is sampled.
+    for begun, ended, ranks in (("ahead-dp2", "2-to-1", 1), ("ahead", "1-to-2", 2)):
+        goes_on_from_step_3(folder, begun)
+        compare(f"ahead-{ended}", run(program, mpiexec, folder, model, begun, ranks, {}, 6, ahead), one)
+
+
 def main(program, golden, mpiexec):
     with tempfile.TemporaryDirectory(prefix="tailor-grpo-ranks-") as name:
         folder = pathlib.Path(name)
@@ -111,6 +129,7 @@ def main(program, golden, mpiexec):
         # Step 3 is the first of the two of its batch: what is left of it must travel.
         model = golden / "tiny_llama"
         rewards_start_once(program, mpiexec, folder, model)
+        batches_sampled_ahead(program, mpiexec, folder, model)
         one = run(program, mpiexec, folder, model, "straight", 1, {}, max_steps=6)
         for label, begun, ended in (("2-to-1", 2, 1), ("1-to-2", 1, 2)):
             run(program, mpiexec, folder, model, label, begun, {}, max_steps=3)

@@ -16,6 +16,7 @@ TIMES = {
     "rollout_tokens_per_second",
     "rollout_time_s",
     "reward_time_s",
+    "reward_busy_s",
     "measure_time_s",
     "update_time_s",
     "update_tokens_per_second",
@@ -68,9 +69,25 @@ train:
 output: {{dir: {run}, save_steps: {save_steps}, save_total_limit: 2, eval_steps: {eval_steps}, logging_steps: 1}}
 """
 
+# The next batch is sampled before the last three of four steps, and rewards take their time.
+GRPO_AHEAD_JOB = GRPO_JOB.replace("  beta: 0.01\n", "  beta: 0.01\n  max_staleness: 3\n").replace(
+    'rewards: [{{name: regex, pattern: "[aeiou]"}}]', "rewards: [{{python: slow.py:vowels}}]"
+)
+
+SLOW_REWARD = """\
+import random
+import time
+
+
+def vowels(completions, **rest):
+    time.sleep(random.uniform(0.0, 0.05))
+    return [float(any(c in text for c in "aeiou")) for text in completions]
+"""
+
 
 def write_data(folder):
     rng = random.Random(5)
+    (folder / "slow.py").write_text(SLOW_REWARD)
     with open(folder / "train.jsonl", "w") as out:
         for _ in range(40):
             a, b = rng.randrange(50), rng.randrange(50)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A run killed with SIGKILL at ten random moments and resumed each time ends with the bytes of an uninterrupted one.
 
-    resume_test.py PROGRAM MODEL [grpo]
+    resume_test.py PROGRAM MODEL [grpo | grpo_ahead]
 """
 
 import pathlib
@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 
-from program import GRPO_JOB, JOB, Job, expect, expect_equal, kill
+from program import GRPO_AHEAD_JOB, GRPO_JOB, JOB, Job, expect, expect_equal, kill
 
 KILLS, SAVE_STEPS, EVAL_STEPS = 10, 5, 6
 
@@ -49,5 +49,5 @@ def main(program, model, job, steps):
 
 
 if __name__ == "__main__":
-    grpo = sys.argv[3:] == ["grpo"]
-    main(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]).resolve(), *((GRPO_JOB, 40) if grpo else (JOB, 80)))
+    job, steps = {"sft": (JOB, 80), "grpo": (GRPO_JOB, 40), "grpo_ahead": (GRPO_AHEAD_JOB, 40)}[(sys.argv[3:] or ["sft"])[0]]
+    main(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]).resolve(), job, steps)

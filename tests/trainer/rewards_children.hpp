@@ -10,6 +10,7 @@
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "configs/reader.hpp"
@@ -54,6 +55,24 @@ inline std::vector<double> values_of(const Scores& scores) {
   std::vector<double> out;
   for (const auto& value : scores.values) out.push_back(value.value_or(-99));
   return out;
+}
+
+/// Asks and gives up after a while; whether that ended the wait soon.
+inline bool gives_up_soon(Reward& reward, const std::vector<Judged>& samples) {
+  using Clock = std::chrono::steady_clock;
+  std::thread other([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    reward.cancel();
+  });
+  const auto begin = Clock::now();
+  bool thrown = false;
+  try {
+    reward.score(samples);
+  } catch (const ScoringCancelled&) {
+    thrown = true;
+  }
+  other.join();
+  return thrown && Clock::now() - begin < std::chrono::seconds(4);
 }
 
 /// "1: reason; 3: reason".

@@ -108,6 +108,16 @@ TEST_CASE("a line that is no answer costs its sample only", "[rewards]") {
   CHECK(num_left() == 0);
 }
 
+TEST_CASE("nobody waits for a command once it is given up", "[rewards]") {
+  const Programs programs;
+  programs.write("score", kShell);
+  auto config = config_of(programs, {"./score"});
+  config.timeout_s = 60;
+  const auto reward = make_reward(config);
+  CHECK(gives_up_soon(*reward, samples_of({"good", "hang", "good"})));
+  CHECK_THROWS_AS(scores_of(*reward, {"good"}), ScoringCancelled);
+}
+
 TEST_CASE("a command that does not read does not stop this program", "[rewards]") {
   const Programs programs;
   programs.write("deaf", "#!/bin/sh\nexec 0<&-\nwhile :; do sleep 1; done\n");

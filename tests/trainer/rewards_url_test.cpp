@@ -163,6 +163,15 @@ TEST_CASE("a server scores, and what goes wrong costs its sample only", "[reward
   CHECK(scores.faults.empty());
 }
 
+TEST_CASE("nobody waits for a server once it is given up", "[rewards]") {
+  const Programs programs;
+  const Server server(programs);
+  auto config = config_of(server.url());
+  config.timeout_s = 60;
+  const auto reward = make_reward(config);
+  CHECK(gives_up_soon(*reward, samples_of({"hang"}, "\"p\"", R"({"level": 1})")));
+}
+
 TEST_CASE("a server that went away is not asked for every sample", "[rewards]") {
   const Programs programs;
   auto server = std::make_unique<Server>(programs);

@@ -44,6 +44,9 @@ TEST_CASE("a GRPO job has TRL's defaults and is read back as it was written", "[
   CHECK_FALSE(all.grpo.importance_sampling_reject[1].min);
   const auto text = to_yaml(all);
   CHECK(to_yaml(workspace.read(text)) == text);
+  const auto ahead = workspace.read(with_grpo("max_staleness: 3"));
+  CHECK(ahead.grpo.max_staleness == 3);
+  CHECK(workspace.read(to_yaml(ahead)).grpo.max_staleness == 3);
   CHECK(workspace.read(with_grpo("scale_rewards: false")).grpo.scale_rewards == ScaleRewards::None);
   CHECK(workspace.read(with_grpo("vllm_importance_sampling_clip_max: 3"))
             .grpo.importance_sampling_clip_max == 3.0);
@@ -82,6 +85,8 @@ TEST_CASE("what a GRPO job cannot mean is refused by key", "[trainer]") {
              Catch::Contains("importance_sampling_reject: leave it out where top_p"));
   CHECK_THAT(workspace.errors(with_grpo("stop: ['']")), Catch::Contains("not empty"));
   CHECK(workspace.read(with_grpo("stop_strings: '##'")).grpo.stop.size() == 1);
+  CHECK_THAT(workspace.errors(with_grpo("max_staleness: 1, dynamic_sampling: true")),
+             Catch::Contains("dynamic_sampling: expected false with max_staleness above 0"));
   CHECK_THAT(workspace.errors(with_grpo("loss_type: minirl")),
              Catch::Contains("minirl needs scale_rewards: none"));
   CHECK_THAT(workspace.errors(with_grpo("kl_limit: 1")), Catch::Contains("needs beta above 0"));

@@ -11,6 +11,7 @@ tailor_add_test(trainer grpo_golden tailor::grpo_math tailor::files)
 tailor_add_test(trainer grpo_step_golden tailor::grpo_math tailor::losses tailor::peft tailor::files)
 tailor_add_test(trainer token_logprobs tailor::losses)
 tailor_add_test(trainer grpo_update tailor::grpo tailor::files)
+tailor_add_test(trainer grpo_scorer tailor::grpo)
 tailor_add_test(trainer progress tailor::metrics)
 tailor_add_test(trainer jsonl_log tailor::metrics tailor::configs)
 tailor_add_test(trainer tensorboard tailor::metrics tailor::configs)
@@ -35,9 +36,11 @@ endforeach()
 add_test(NAME trainer/grpo_cli COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/trainer/grpo_cli_test.py
          $<TARGET_FILE:tailor> ${PROJECT_SOURCE_DIR}/tests/golden/tiny_llama)
 set_tests_properties(trainer/grpo_cli PROPERTIES TIMEOUT 600 LABELS trainer ENVIRONMENT PYTHONDONTWRITEBYTECODE=1)
-add_test(NAME trainer/resume_grpo COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/trainer/resume_test.py
-         $<TARGET_FILE:tailor> ${PROJECT_SOURCE_DIR}/tests/golden/tiny_llama grpo)
-set_tests_properties(trainer/resume_grpo PROPERTIES TIMEOUT 600 LABELS trainer ENVIRONMENT PYTHONDONTWRITEBYTECODE=1)
+foreach(job IN ITEMS grpo grpo_ahead)
+  add_test(NAME trainer/resume_${job} COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/trainer/resume_test.py
+           $<TARGET_FILE:tailor> ${PROJECT_SOURCE_DIR}/tests/golden/tiny_llama ${job})
+  set_tests_properties(trainer/resume_${job} PROPERTIES TIMEOUT 600 LABELS trainer ENVIRONMENT PYTHONDONTWRITEBYTECODE=1)
+endforeach()
 tailor_add_test(trainer exact_match tailor::cli)
 foreach(driver IN ITEMS generate_cli eval_cli upcycle_cli bench_cli)
   add_test(NAME trainer/${driver} COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/trainer/${driver}_test.py

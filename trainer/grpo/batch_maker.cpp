@@ -39,68 +39,118 @@ struct BatchMaker::Collected {
   Judgement judgement;            // of all ranks
   std::int64_t num_groups = 0, num_rounds = 0, num_discarded = 0;
   double num_tokens = 0.0;  // sampled, of all ranks, discarded ones too
-  double rollout_s = 0.0, reward_s = 0.0, measure_s = 0.0;
-  double rejected_tokens = 0.0, rejected_sequences = 0.0;  // shares of those that count
-  std::vector<double> kl;  // of every sample, where it is taken off the reward
+  double rollout_s = 0.0, measure_s = 0.0;
+  double reward_s = 0.0;       // waited for rewards
+  double reward_busy_s = 0.0;  // that they took
 };
 
 BatchMaker::BatchMaker(const Policy& policy, const GrpoTask& task, const RunConfig& config,
-                       const BatchPlan& plan)
-    : policy_(policy), task_(task), config_(config), plan_(plan), weights_(reward_weights(task)) {}
+                       const BatchPlan& plan, Scorer& scorer)
+    : policy_(policy),
+      task_(task),
+      config_(config),
+      plan_(plan),
+      scorer_(scorer),
+      weights_(reward_weights(task)) {}
 
-MadeBatch BatchMaker::make(PromptSource& source, std::int64_t& num_rollouts,
-                           const StepSettings& settings) {
+PendingBatch BatchMaker::draw(PromptSource& source, std::int64_t& num_rollouts,
+                              const StepSettings& settings) {
+  auto out = sample(source, num_rollouts, plan_.num_groups, /*first_group=*/0);
+  out.batch.sampled_at = settings.step - 1;
+  if (config_.grpo.dynamic_sampling) return out;  // what stays is known once it is scored
+  const auto begin = Clock::now();
+  measure_all(out.batch.rollouts, settings);
+  out.measure_s = seconds_since(begin);
+  return out;
+}
+
+PendingBatch BatchMaker::resume(RolloutBatch batch) {
+  PendingBatch out;
+  out.batch = std::move(batch);
+  ask_rewards(out);
+  return out;
+}
+
+MadeBatch BatchMaker::finish(PendingBatch pending, PromptSource& source, std::int64_t& num_rollouts,
+                             const StepSettings& settings) {
+  const auto& grpo = config_.grpo;
+  const auto sampled_at = pending.batch.sampled_at;
   Collected all;
   all.judgement.functions.resize(task_.reward_configs.size());
-  const auto rounds = config_.grpo.dynamic_sampling ? config_.grpo.max_num_gen_batches : 1;
-  while (all.num_groups < plan_.num_groups && all.num_rounds < rounds)
-    sample_into(all, source, num_rollouts);
-  const auto begin = Clock::now();
-  measure_reference(all, settings);
-  measure_old(all, settings);
-  reject(all);
-  all.measure_s = seconds_since(begin);
+  collect(all, std::move(pending));
+  if (grpo.dynamic_sampling) {
+    while (all.num_groups < plan_.num_groups && all.num_rounds < grpo.max_num_gen_batches)
+      collect(all, sample(source, num_rollouts, plan_.num_groups - all.num_groups, all.num_groups));
+    const auto begin = Clock::now();
+    measure_all(all.rollouts, settings);
+    all.measure_s = seconds_since(begin);
+  }
   const auto weighed = weigh(all);
 
   MadeBatch out;
-  out.batch = {.num_groups = all.num_groups, .num_updates = plan_.num_updates, .rollouts = {}};
+  out.batch = {.num_groups = all.num_groups,
+               .num_updates = plan_.num_updates,
+               .sampled_at = sampled_at,
+               .rollouts = {}};
   out.batch.has_spread = std::ranges::count(spread_of(all.judgement.functions), true) > 0;
   out.facts = batch_facts(task_, all.judgement, weighed);
+  if (grpo.max_staleness > 0) out.facts.push_back({"staleness", settings.step - 1 - sampled_at});
+  add_rejected(all, out.facts);
   add_progress(all, out.facts);
   warn_of_faults(all.judgement.faults);
-  const auto places = places_of(all.rollouts, config_.grpo.num_generations);
+  const auto places = places_of(all.rollouts, grpo.num_generations);
   for (std::size_t i = 0; i < all.rollouts.size(); ++i)
     all.rollouts[i].advantage = weighed.values[static_cast<std::size_t>(places[i])];
-  if (config_.grpo.log_completions) record(all, weighed, places, out);
+  if (grpo.log_completions) record(all, weighed, places, out);
   out.batch.rollouts = std::move(all.rollouts);
   return out;
 }
 
-void BatchMaker::sample_into(Collected& all, PromptSource& source, std::int64_t& num_rollouts) {
+/// Groups of the batch from `first_group` on, numbered from 0, as this rank's part of them.
+PendingBatch BatchMaker::sample(PromptSource& source, std::int64_t& num_rollouts,
+                                std::int64_t num_groups, std::int64_t first_group) {
   const auto generations = config_.grpo.num_generations;
-  const auto missing = plan_.num_groups - all.num_groups;
   const auto& data = *policy_.mesh.data;
   std::vector<Planned> own;
-  for (std::int64_t g = 0; g < missing; ++g) {
+  for (std::int64_t g = 0; g < num_groups; ++g) {
     const auto row = source.next();  // every rank draws all, so that none depends on their number
-    if (owner_of(all.num_groups + g, plan_.num_groups, plan_.updates_in_pass, data.size()) ==
+    if (owner_of(first_group + g, plan_.num_groups, plan_.updates_in_pass, data.size()) ==
         data.rank())
       own.push_back({.group = g, .row = row});
   }
-  auto begin = Clock::now();
-  auto drawn = draw(policy_, task_.train, task_, own,
-                    {.temperature = config_.grpo.temperature,
-                     .num_generations = generations,
-                     .seed = config_.train.seed,
-                     .first_sequence = num_rollouts});
-  num_rollouts += missing * generations;
-  all.rollout_s += seconds_since(begin);
-  begin = Clock::now();
-  auto judged = judge(task_, drawn, missing, generations, policy_.mesh);
+  const auto begin = Clock::now();
+  PendingBatch out;
+  out.batch = {.num_groups = num_groups, .num_updates = plan_.num_updates, .rollouts = {}};
+  out.batch.rollouts = trainer::draw(policy_, task_.train, task_, own,
+                                     {.temperature = config_.grpo.temperature,
+                                      .num_generations = generations,
+                                      .seed = config_.train.seed,
+                                      .first_sequence = num_rollouts});
+  num_rollouts += num_groups * generations;
+  out.rollout_s = seconds_since(begin);
+  ask_rewards(out);
+  return out;
+}
+
+void BatchMaker::ask_rewards(PendingBatch& pending) {
+  pending.samples = std::make_shared<const std::vector<Judged>>(
+      judged_of(task_, task_.train, pending.batch.rollouts));
+  pending.scored = scorer_.start(pending.samples);
+}
+
+/// Waits for the rewards of `pending` and adds what of it is to be learnt from.
+void BatchMaker::collect(Collected& all, PendingBatch pending) const {
+  const auto begin = Clock::now();
+  const auto scored = pending.scored.get();
+  auto judged = judge(task_, pending.batch.rollouts, scored, pending.batch.num_groups,
+                      config_.grpo.num_generations, policy_.mesh);
   all.reward_s += seconds_since(begin);
+  all.reward_busy_s += scored.busy_s;
+  all.rollout_s += pending.rollout_s;
+  all.measure_s += pending.measure_s;
   all.num_rounds += 1;
   all.num_tokens += std::accumulate(judged.lengths.begin(), judged.lengths.end(), 0.0);
-  keep(all, std::move(drawn), std::move(judged), missing);
+  keep(all, std::move(pending), std::move(judged));
 }
 
 /// Which groups' rewards differ.
@@ -111,10 +161,9 @@ std::vector<bool> BatchMaker::spread_of(const std::vector<RewardColumn>& functio
 }
 
 /// Appends the groups that are to be learnt from, numbered on from those that are there.
-void BatchMaker::keep(Collected& all, Drawn drawn, Judgement judged,
-                      std::int64_t num_groups) const {
+void BatchMaker::keep(Collected& all, PendingBatch drawn, Judgement judged) const {
   const auto generations = config_.grpo.num_generations;
-  std::vector<bool> keeps(static_cast<std::size_t>(num_groups), true);
+  std::vector<bool> keeps(static_cast<std::size_t>(drawn.batch.num_groups), true);
   const bool last = all.num_rounds >= config_.grpo.max_num_gen_batches;
   if (config_.grpo.dynamic_sampling && !last) keeps = spread_of(judged.functions);
   std::vector<std::int64_t> number(keeps.size(), -1);
@@ -132,67 +181,59 @@ void BatchMaker::keep(Collected& all, Drawn drawn, Judgement judged,
       all.judgement.stopped.push_back(judged.stopped[i]);
     }
   }
-  for (std::size_t i = 0; i < drawn.rollouts.size(); ++i) {
-    auto& rollout = drawn.rollouts[i];
+  for (std::size_t i = 0; i < drawn.batch.rollouts.size(); ++i) {
+    auto& rollout = drawn.batch.rollouts[i];
     rollout.group = number[static_cast<std::size_t>(rollout.group)];
     if (rollout.group < 0) continue;
     all.rollouts.push_back(std::move(rollout));
-    all.judged.push_back(std::move(drawn.judged[i]));
+    all.judged.push_back((*drawn.samples)[i]);
   }
   all.judgement.faults.insert(all.judgement.faults.end(), judged.faults.begin(),
                               judged.faults.end());
 }
 
-void BatchMaker::measure_reference(Collected& all, const StepSettings& settings) const {
-  if (config_.grpo.beta == 0.0) return;  // a reference that nobody asks costs a pass
-  const AdapterOff off(policy_.adapter);
-  measure(policy_, all.rollouts, settings, &Rollout::reference_logprobs);
+/// What the update compares with, under the weights that have sampled.
+void BatchMaker::measure_all(std::vector<Rollout>& rollouts, const StepSettings& settings) const {
+  measure_reference(rollouts, settings);
+  measure_old(rollouts, settings);
+  reject(rollouts);
 }
 
-/// With one update a batch, that update computes them itself.
-void BatchMaker::measure_old(Collected& all, const StepSettings& settings) const {
+void BatchMaker::measure_reference(std::vector<Rollout>& rollouts,
+                                   const StepSettings& settings) const {
+  if (config_.grpo.beta == 0.0) return;  // a reference that nobody asks costs a pass
+  const AdapterOff off(policy_.adapter);
+  measure(policy_, rollouts, settings, &Rollout::reference_logprobs);
+}
+
+bool BatchMaker::takes_kl_off_rewards() const {
+  return config_.grpo.beta > 0.0 && config_.grpo.kl_in == KlPlace::Reward;
+}
+
+/// The first update of a batch computes them itself where it has the weights that sampled it.
+void BatchMaker::measure_old(std::vector<Rollout>& rollouts, const StepSettings& settings) const {
   const auto& grpo = config_.grpo;
-  const bool in_reward = grpo.beta > 0.0 && grpo.kl_in == KlPlace::Reward;
   const bool masks = grpo.top_entropy_quantile < 1.0;
-  const bool bypasses = grpo.importance_sampling_correction == Correction::Bypass;
   const bool rejects = !grpo.importance_sampling_reject.empty();
-  if ((plan_.num_updates == 1 || bypasses) && !in_reward && !masks && !rejects) return;
+  const bool moves_on = plan_.num_updates > 1 || grpo.max_staleness > 0;
+  const bool bypasses = grpo.importance_sampling_correction == Correction::Bypass;
+  if ((!moves_on || bypasses) && !takes_kl_off_rewards() && !masks && !rejects) return;
   std::vector<float> entropies;
-  measure(policy_, all.rollouts, settings, &Rollout::old_logprobs, masks ? &entropies : nullptr);
-  if (masks) mask_low_entropy(all.rollouts, entropies);
-  if (!in_reward) return;
-  std::vector<double> own;
-  for (const auto& rollout : all.rollouts) {
-    const auto mask = at::full({rollout.size()}, rollout.counts ? 1.0 : 0.0, at::kFloat);
-    own.push_back(response_kl({0, rollout.size()}, mask, at::tensor(rollout.old_logprobs),
-                              at::tensor(rollout.reference_logprobs))
-                      .front());
-  }
-  all.kl = shared(own, places_of(all.rollouts, grpo.num_generations),
-                  all.num_groups * grpo.num_generations, *policy_.mesh.data);
+  measure(policy_, rollouts, settings, &Rollout::old_logprobs, masks ? &entropies : nullptr);
+  if (masks) mask_low_entropy(rollouts, entropies);
 }
 
 /// Before the update, which divides by what is left.
-void BatchMaker::reject(Collected& all) const {
+void BatchMaker::reject(std::vector<Rollout>& rollouts) const {
   const auto& rules = config_.grpo.importance_sampling_reject;
   if (rules.empty()) return;
-  auto counts = at::zeros({4}, at::kDouble);  // tokens, rejected ones; the same of completions
-  auto* count = counts.mutable_data_ptr<double>();
-  for (auto& rollout : all.rollouts) {
+  for (auto& rollout : rollouts) {
     const auto kept = kept_mask(rules, {0, rollout.size()}, at::ones({rollout.size()}, at::kFloat),
                                 at::tensor(rollout.old_logprobs, at::kFloat),
                                 at::tensor(rollout.sampler_logprobs, at::kFloat));
     rollout.kept.assign(kept.const_data_ptr<float>(),
                         kept.const_data_ptr<float>() + rollout.size());
-    if (!rollout.counts) continue;
-    count[0] += static_cast<double>(rollout.size());
-    count[1] += static_cast<double>(rollout.size() - rollout.num_loss_tokens());
-    count[2] += 1.0;
-    count[3] += rollout.num_loss_tokens() == 0 ? 1.0 : 0.0;
   }
-  policy_.mesh.data->all_reduce(counts, distributed::Reduce::Sum);
-  all.rejected_tokens = count[1] / std::max(count[0], 1.0);
-  all.rejected_sequences = count[3] / std::max(count[2], 1.0);
 }
 
 void BatchMaker::mask_low_entropy(std::vector<Rollout>& rollouts,
@@ -220,11 +261,26 @@ void BatchMaker::mask_low_entropy(std::vector<Rollout>& rollouts,
   }
 }
 
+/// Divergence of every sample of all ranks from the reference.
+std::vector<double> BatchMaker::kl_of(const Collected& all) const {
+  std::vector<double> own;
+  for (const auto& rollout : all.rollouts) {
+    const auto mask = at::full({rollout.size()}, rollout.counts ? 1.0 : 0.0, at::kFloat);
+    own.push_back(response_kl({0, rollout.size()}, mask, at::tensor(rollout.old_logprobs),
+                              at::tensor(rollout.reference_logprobs))
+                      .front());
+  }
+  const auto generations = config_.grpo.num_generations;
+  return shared(own, places_of(all.rollouts, generations), all.num_groups * generations,
+                *policy_.mesh.data);
+}
+
 Advantages BatchMaker::weigh(const Collected& all) const {
   auto functions = all.judgement.functions;
   auto weights = weights_;
-  if (!all.kl.empty()) {
-    RewardColumn kl(all.kl.begin(), all.kl.end());
+  if (takes_kl_off_rewards()) {
+    const auto divergence = kl_of(all);
+    RewardColumn kl(divergence.begin(), divergence.end());
     // What no reward has scored stays unscored.
     for (std::size_t i = 0; i < kl.size(); ++i)
       if (std::ranges::none_of(functions,
@@ -237,19 +293,34 @@ Advantages BatchMaker::weigh(const Collected& all) const {
                     config_.grpo.multi_objective_aggregation);
 }
 
+/// Shares of what counts that importance_sampling_reject drops.
+void BatchMaker::add_rejected(const Collected& all, std::vector<Metric>& facts) const {
+  if (config_.grpo.importance_sampling_reject.empty()) return;
+  auto counts = at::zeros({4}, at::kDouble);  // tokens, rejected ones; the same of completions
+  auto* count = counts.mutable_data_ptr<double>();
+  for (const auto& rollout : all.rollouts) {
+    if (!rollout.counts) continue;
+    count[0] += static_cast<double>(rollout.size());
+    count[1] += static_cast<double>(rollout.size() - rollout.num_loss_tokens());
+    count[2] += 1.0;
+    count[3] += rollout.num_loss_tokens() == 0 ? 1.0 : 0.0;
+  }
+  policy_.mesh.data->all_reduce(counts, distributed::Reduce::Sum);
+  facts.push_back({"frac_rejected_tokens", count[1] / std::max(count[0], 1.0)});
+  facts.push_back({"frac_rejected_sequences", count[3] / std::max(count[2], 1.0)});
+}
+
 /// How the batch came about, and where the time went.
 void BatchMaker::add_progress(const Collected& all, std::vector<Metric>& facts) const {
   if (config_.grpo.dynamic_sampling) {
     facts.push_back({"num_gen_batches", all.num_rounds});
     facts.push_back({"num_discarded_groups", all.num_discarded});
   }
-  if (!config_.grpo.importance_sampling_reject.empty()) {
-    facts.push_back({"frac_rejected_tokens", all.rejected_tokens});
-    facts.push_back({"frac_rejected_sequences", all.rejected_sequences});
-  }
-  facts.push_back({"rollout_tokens_per_second", all.num_tokens / std::max(all.rollout_s, 1e-9)});
+  facts.push_back(
+      {"rollout_tokens_per_second", all.rollout_s > 0.0 ? all.num_tokens / all.rollout_s : 0.0});
   facts.push_back({"rollout_time_s", all.rollout_s});
   facts.push_back({"reward_time_s", all.reward_s});
+  facts.push_back({"reward_busy_s", all.reward_busy_s});
   facts.push_back({"measure_time_s", all.measure_s});
 }
 

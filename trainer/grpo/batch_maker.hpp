@@ -1,13 +1,23 @@
 #pragma once
 
+#include <future>
 #include <string>
 #include <vector>
 
 #include "trainer/grpo/loop.hpp"
 #include "trainer/grpo/sampling.hpp"
+#include "trainer/grpo/scorer.hpp"
 #include "trainer/metrics/metrics.hpp"
 
 namespace tailor::trainer {
+
+/// A batch that is sampled and measured, and whose rewards are asked meanwhile.
+struct PendingBatch {
+  RolloutBatch batch;     // without advantages
+  SharedSamples samples;  // one a rollout
+  std::future<Scored> scored;
+  double rollout_s = 0.0, measure_s = 0.0;  // 0 where a checkpoint held it
+};
 
 /// A batch of rollouts, ready for its updates, and what is told of it.
 struct MadeBatch {
@@ -21,22 +31,35 @@ class BatchMaker {
  public:
   /// Everything given outlives this.
   BatchMaker(const Policy& policy, const GrpoTask& task, const RunConfig& config,
-             const BatchPlan& plan);
+             const BatchPlan& plan, Scorer& scorer);
 
-  /// Draws rows from `source` and random streams from `num_rollouts` on, and moves both. With
-  /// dynamic sampling until all groups have spread, or the limit is reached. Collective.
-  MadeBatch make(PromptSource& source, std::int64_t& num_rollouts, const StepSettings& settings);
+  /// Samples a batch with the weights of now and asks the rewards. Draws rows from `source` and
+  /// random streams from `num_rollouts` on, and moves both. Collective.
+  PendingBatch draw(PromptSource& source, std::int64_t& num_rollouts, const StepSettings& settings);
+  /// Goes on with a batch that was drawn before a restart: asks the rewards again.
+  PendingBatch resume(RolloutBatch batch);
+  /// Waits for the rewards and weighs them. With dynamic sampling more is drawn until all groups
+  /// have spread, or the limit is reached. Collective.
+  MadeBatch finish(PendingBatch pending, PromptSource& source, std::int64_t& num_rollouts,
+                   const StepSettings& settings);
 
  private:
   struct Collected;
-  void sample_into(Collected& all, PromptSource& source, std::int64_t& num_rollouts);
+  PendingBatch sample(PromptSource& source, std::int64_t& num_rollouts, std::int64_t num_groups,
+                      std::int64_t first_group);
+  void ask_rewards(PendingBatch& pending);
+  void collect(Collected& all, PendingBatch pending) const;
   std::vector<bool> spread_of(const std::vector<RewardColumn>& functions) const;
-  void keep(Collected& all, Drawn drawn, Judgement judged, std::int64_t num_groups) const;
-  void measure_old(Collected& all, const StepSettings& settings) const;
-  void measure_reference(Collected& all, const StepSettings& settings) const;
-  void reject(Collected& all) const;
+  void keep(Collected& all, PendingBatch drawn, Judgement judged) const;
+  void measure_all(std::vector<Rollout>& rollouts, const StepSettings& settings) const;
+  void measure_old(std::vector<Rollout>& rollouts, const StepSettings& settings) const;
+  void measure_reference(std::vector<Rollout>& rollouts, const StepSettings& settings) const;
+  void reject(std::vector<Rollout>& rollouts) const;
   void mask_low_entropy(std::vector<Rollout>& rollouts, const std::vector<float>& entropies) const;
+  bool takes_kl_off_rewards() const;
+  std::vector<double> kl_of(const Collected& all) const;
   Advantages weigh(const Collected& all) const;
+  void add_rejected(const Collected& all, std::vector<Metric>& facts) const;
   void add_progress(const Collected& all, std::vector<Metric>& facts) const;
   void record(const Collected& all, const Advantages& weighed,
               const std::vector<std::int64_t>& places, MadeBatch& out) const;
@@ -45,6 +68,7 @@ class BatchMaker {
   const GrpoTask& task_;
   const RunConfig& config_;
   BatchPlan plan_;
+  Scorer& scorer_;
   std::vector<double> weights_;
 };
 

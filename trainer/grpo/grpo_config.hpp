@@ -63,6 +63,9 @@ struct GrpoConfig {
   std::int64_t rollout_batch_size = 32;  // sequences decoded together
   std::optional<std::int64_t> steps_per_generation;  // absent: the accumulation steps
   std::int64_t num_iterations = 1;                   // passes over one batch of rollouts
+  /// Optimizer steps that a batch's first update may be ahead of the weights that sampled it.
+  /// Above 0 the next batch is sampled before so many of the last updates of this one.
+  std::int64_t max_staleness = 0;
   // Advantages
   ScaleRewards scale_rewards = ScaleRewards::Group;
   RewardAggregation multi_objective_aggregation = RewardAggregation::SumThenNormalize;

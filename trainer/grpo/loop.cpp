@@ -1,7 +1,12 @@
 #include "trainer/grpo/loop.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <memory>
+#include <optional>
+#include <string_view>
+#include <utility>
 
 #include "configs/reader.hpp"
 #include "trainer/grpo/batch_maker.hpp"
@@ -36,7 +41,8 @@ class GrpoLoop {
                 .mesh = run.mesh,
                 .vocabulary = run.vocabulary},
         plan_(batch_plan(config_, run.mesh.sizes.data())),
-        maker_(policy_, task, config_, plan_),
+        scorer_(task.rewards),
+        maker_(policy_, task, config_, plan_, scorer_),
         source_(static_cast<std::int64_t>(task.train.size()), config_.data.shuffle,
                 config_.train.seed),
         from_(run.checkpoint ? run.checkpoint->path.string() : ""),
@@ -47,8 +53,7 @@ class GrpoLoop {
     auto& state = training_.state();
     source_.seek(state.data);
     batch_.num_updates = 0;  // used up
-    if (!state.rollouts.empty()) restore_rollouts();
-    state.rollouts = {};
+    restore_rollouts();
     if (training_.leads() && config_.grpo.log_completions)
       completions_.emplace(config_.output.dir / "completions.jsonl", state.step);
   }
@@ -70,7 +75,7 @@ class GrpoLoop {
     const auto begin = Clock::now();
     const auto settings = training_.settings();
     facts_.clear();
-    if (batch_.used_up()) sample(settings);
+    prepare(settings);
     const auto update_begin = Clock::now();
     const auto report = update(settings);
     const double update_s = seconds_since(update_begin);
@@ -88,7 +93,7 @@ class GrpoLoop {
     if (batch_.used_up()) batch_.rollouts.clear();
     training_.state().data = source_.position();
     StepMetrics metrics;
-    metrics.epoch = source_.epochs();
+    metrics.epoch = source_.epochs(ahead_ ? ahead_->batch.num_groups : 0);
     metrics.loss = report.loss;
     metrics.grad_norm = report.grad_norm;
     metrics.more = facts_;
@@ -99,10 +104,29 @@ class GrpoLoop {
                          seconds_since(begin), batch_.has_spread);
   }
 
-  /// A new batch of rollouts.
-  void sample(const StepSettings& settings) {
+  /// A batch with updates to make; and the next one, sampled where it is time. That comes before
+  /// anything is waited for: rewards think while the model samples.
+  void prepare(const StepSettings& settings) {
+    std::optional<PendingBatch> current;
+    if (batch_.used_up())
+      current = ahead_ ? std::exchange(ahead_, std::nullopt) : draw_batch(settings);
+    const auto left = current ? plan_.num_updates : batch_.num_updates - batch_.updates_done;
+    if (!ahead_ && left <= config_.grpo.max_staleness && training_.steps_left() > left)
+      ahead_ = draw_batch(settings);
+    if (current) take(std::move(*current), settings);
+  }
+
+  PendingBatch draw_batch(const StepSettings& settings) {
     training_.reporter().activity("sampling");
-    auto made = maker_.make(source_, training_.state().num_rollouts, settings);
+    auto drawn = maker_.draw(source_, training_.state().num_rollouts, settings);
+    training_.reporter().activity("");
+    return drawn;
+  }
+
+  /// The batch that the next updates are made from, once it is scored.
+  void take(PendingBatch drawn, const StepSettings& settings) {
+    training_.reporter().activity("scoring");
+    auto made = maker_.finish(std::move(drawn), source_, training_.state().num_rollouts, settings);
     batch_ = std::move(made.batch);
     facts_ = std::move(made.facts);
     write_completions(made.records, settings.step);
@@ -136,13 +160,25 @@ class GrpoLoop {
   void check(const UpdateReport& report, std::int64_t step) const {
     const auto& grpo = config_.grpo;
     const double apart = report.mismatch.mean_difference();
-    const bool first = batch_.updates_done == 0;
+    // Where the weights have moved on, what the sampler said is compared with the trainer's numbers
+    // under the old ones; bypass has none, and the difference is the policy's own way.
+    const bool moved = step - 1 > batch_.sampled_at;
+    const bool bypasses = grpo.importance_sampling_correction == Correction::Bypass;
+    const bool first = batch_.updates_done == 0 && !(moved && bypasses);
     if (first && grpo.mismatch_limit > 0.0 && apart > grpo.mismatch_limit)
       throw NumericError("step " + std::to_string(step) +
                          ": the log-probabilities of the sampler and of the trainer differ by " +
                          std::to_string(apart) + " in the mean, above grpo.mismatch_limit " +
                          std::to_string(grpo.mismatch_limit) +
                          ": the adapter does not reach the sampler");
+    const double drift = report.policy.logprob_difference / std::max(report.policy.tokens, 1.0);
+    if (batch_.updates_done == 0 && !moved && !bypasses && grpo.mismatch_limit > 0.0 &&
+        drift > grpo.mismatch_limit)
+      throw NumericError("step " + std::to_string(step) +
+                         ": the log-probabilities of a batch's first update differ by " +
+                         std::to_string(drift) +
+                         " in the mean from those before it, above grpo.mismatch_limit " +
+                         std::to_string(grpo.mismatch_limit) + ": the same weights gave both");
     const double kl = report.policy.kl / std::max(report.policy.tokens, 1.0);
     if (grpo.kl_limit > 0.0 && kl > grpo.kl_limit)
       throw NumericError("step " + std::to_string(step) +
@@ -169,12 +205,14 @@ class GrpoLoop {
     std::vector<Planned> own;
     for (std::int64_t row = data.rank(); row < num_rows; row += data.size())
       own.push_back({.group = row, .row = row});
-    const auto drawn = draw(policy_, task_.eval, task_, own,
-                            {.temperature = 0.0,
-                             .num_generations = 1,
-                             .seed = config_.train.seed,
-                             .first_sequence = 0});
-    const auto judged = judge(task_, drawn, num_rows, 1, run_.mesh);
+    const auto rollouts = draw(policy_, task_.eval, task_, own,
+                               {.temperature = 0.0,
+                                .num_generations = 1,
+                                .seed = config_.train.seed,
+                                .first_sequence = 0});
+    auto scored = scorer_.start(
+        std::make_shared<const std::vector<Judged>>(judged_of(task_, task_.eval, rollouts)));
+    const auto judged = judge(task_, rollouts, scored.get(), num_rows, 1, run_.mesh);
     warn_of_faults(judged.faults);
     const auto weighed = advantages(judged.functions, reward_weights(task_), 1, ScaleRewards::None);
     std::vector<Metric> out{{"step", training_.state().step}};
@@ -189,35 +227,59 @@ class GrpoLoop {
     training_.tell({{"eval_reward", weighed.reward.mean}});
   }
 
+  /// What is left of a batch, and the next one where it was drawn already.
   void restore_rollouts() {
-    const auto file = from_ + "/rollouts.safetensors";
-    batch_ = scatter_rollouts(training_.state().rollouts, config_.grpo.num_iterations,
-                              static_cast<std::int64_t>(task_.train.size()), *run_.mesh.data, file);
-    if (batch_.num_updates != plan_.num_updates)
-      throw configs::ConfigError(file + ": its batch is one of " +
-                                 std::to_string(batch_.num_updates) + " updates, the job's of " +
-                                 std::to_string(plan_.num_updates) +
-                                 "; use the old settings, or another output.dir for a new run");
+    auto saved = std::exchange(training_.state().rollouts, {});
+    NamedTensors next;
+    std::erase_if(saved, [&](const auto& tensor) {
+      const bool of_next = tensor.first.starts_with(kNext);
+      if (of_next) next.emplace_back(tensor.first.substr(kNext.size()), tensor.second);
+      return of_next;
+    });
+    if (!saved.empty()) batch_ = restored(saved);
+    if (!next.empty()) ahead_ = maker_.resume(restored(next));
   }
 
-  /// With what is left of the batch.
-  void save() {
-    if (!batch_.used_up()) training_.state().rollouts = gather_rollouts(batch_, *run_.mesh.data);
-    training_.save();
-    training_.state().rollouts = {};
+  RolloutBatch restored(const NamedTensors& saved) const {
+    const auto file = from_ + "/rollouts.safetensors";
+    auto batch =
+        scatter_rollouts(saved, config_.grpo.num_iterations,
+                         static_cast<std::int64_t>(task_.train.size()), *run_.mesh.data, file);
+    if (batch.num_updates != plan_.num_updates)
+      throw configs::ConfigError(file + ": its batch is one of " +
+                                 std::to_string(batch.num_updates) + " updates, the job's of " +
+                                 std::to_string(plan_.num_updates) +
+                                 "; use the old settings, or another output.dir for a new run");
+    return batch;
   }
+
+  /// With what is left of the batch, and the next one, unscored: its rewards are asked again.
+  void save() {
+    auto& saved = training_.state().rollouts;
+    if (!batch_.used_up()) saved = gather_rollouts(batch_, *run_.mesh.data);
+    if (ahead_)
+      for (auto& [name, tensor] : gather_rollouts(ahead_->batch, *run_.mesh.data))
+        saved.emplace_back(std::string(kNext) + name, std::move(tensor));
+    training_.save();
+    saved = {};
+  }
+
+  static constexpr std::string_view kNext =
+      "next.";  // before the names of the next batch's tensors
 
   const TrainRun& run_;
   const RunConfig& config_;
   const GrpoTask& task_;
   Policy policy_;
   BatchPlan plan_;
+  Scorer scorer_;
   BatchMaker maker_;
   PromptSource source_;
   std::string from_;  // the checkpoint to go on from
   AdapterTraining training_;
   RolloutBatch batch_;
-  std::vector<Metric> facts_;  // of the batch that the step began with
+  std::optional<PendingBatch> ahead_;  // the next one, where it is sampled already
+  std::vector<Metric> facts_;          // of the batch that the step began with
   std::optional<JsonlLog> completions_;
 };
 

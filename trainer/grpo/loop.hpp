@@ -22,9 +22,12 @@ std::int64_t grpo_total_steps(const RunConfig& config, std::int64_t num_rows,
 /// Group relative policy optimization (Shao et al. 2024, arXiv:2402.03300) until the last step or a
 /// signal to any rank: sample a batch of groups, score it, make its updates; report, evaluate and
 /// save by the intervals of the configuration and at the end. The model that samples is the model
-/// that trains. A checkpoint in the middle of a batch holds what is left of it. Throws
-/// NumericError, also where every group lacks spread, the sampler's numbers are not the trainer's,
-/// or the policy runs away from the reference.
+/// that trains. With max_staleness the next batch is sampled before the last updates of this one,
+/// and its rewards are asked while those are made and the batch behind it is sampled; what is
+/// sampled when does not depend on how long rewards take. A checkpoint in the middle of a batch
+/// holds what is left of it, and the next batch where it is there. Throws NumericError, also where
+/// every group lacks spread, the sampler's numbers are not the trainer's, or the policy runs away
+/// from the reference.
 TrainResult train_grpo(TrainRun run, const GrpoTask& task);
 
 }  // namespace tailor::trainer

@@ -39,9 +39,10 @@ void PromptSource::seek(DataPosition position) {
   lay_out();
 }
 
-double PromptSource::epochs() const {
-  return static_cast<double>(position_.epoch) +
-         static_cast<double>(position_.row) / static_cast<double>(num_rows_);
+double PromptSource::epochs(std::int64_t num_ahead) const {
+  const auto taken = position_.epoch * num_rows_ + position_.row - num_ahead;
+  return static_cast<double>(taken / num_rows_) +
+         static_cast<double>(taken % num_rows_) / static_cast<double>(num_rows_);
 }
 
 }  // namespace tailor::trainer

@@ -26,7 +26,8 @@ class PromptSource {
   /// Goes on as the source did that stood there. Throws ConfigError for a place that the data does
   /// not have: it has changed.
   void seek(DataPosition position);
-  double epochs() const;  // epochs completed and the share of the current one
+  /// Epochs completed and the share of the current one, but for the last `num_ahead` rows.
+  double epochs(std::int64_t num_ahead = 0) const;
 
  private:
   void lay_out();

@@ -20,7 +20,7 @@ constexpr std::pair<const char*, Floats> kTokenValues[] = {
     {"reference_logprobs", &Rollout::reference_logprobs},
     {"policy_mask", &Rollout::policy_mask},
     {"kept", &Rollout::kept}};
-constexpr std::int64_t kFacts = 5;  // group, row, tokens, counts, rank
+constexpr std::int64_t kFacts = 6;  // group, row, tokens, counts, rank, stopped
 
 template <typename T>
 std::vector<T> listed(const at::Tensor& tensor) {
@@ -67,13 +67,13 @@ NamedTensors gather_rollouts(const RolloutBatch& batch, distributed::Group& data
   std::vector<double> advantages;
   for (const auto& rollout : batch.rollouts) {
     facts.insert(facts.end(), {rollout.group, rollout.row, rollout.size(), rollout.counts ? 1 : 0,
-                               static_cast<std::int64_t>(data.rank())});
+                               static_cast<std::int64_t>(data.rank()), rollout.stopped ? 1 : 0});
     ids.insert(ids.end(), rollout.ids.begin(), rollout.ids.end());
     advantages.push_back(rollout.advantage);
   }
   NamedTensors out{{"batch", at::tensor({batch.num_groups, batch.num_updates, batch.updates_done,
                                          std::int64_t{batch.has_spread ? 1 : 0},
-                                         static_cast<std::int64_t>(data.size())},
+                                         static_cast<std::int64_t>(data.size()), batch.sampled_at},
                                         at::kLong)},
                    {"facts", gathered(at::tensor(facts, at::kLong).view({-1, kFacts}), data)},
                    {"advantages", gathered(at::tensor(advantages, at::kDouble), data)},
@@ -100,11 +100,12 @@ RolloutBatch scatter_rollouts(const NamedTensors& saved, std::int64_t num_iterat
     if (!holds) throw models::FileError(file + ": " + what);
   };
   const auto numbers = listed<std::int64_t>(named("batch"));
-  require(numbers.size() == 5, "batch: expected five numbers");
+  require(numbers.size() == 6, "batch: expected six numbers");
   RolloutBatch batch{.num_groups = numbers[0],
                      .num_updates = numbers[1],
                      .updates_done = numbers[2],
                      .has_spread = numbers[3] != 0,
+                     .sampled_at = numbers[5],
                      .rollouts = {}};
   const bool same_ranks = numbers[4] == data.size();
   const auto facts = listed<std::int64_t>(named("facts")), ids = listed<std::int64_t>(named("ids"));
@@ -123,6 +124,7 @@ RolloutBatch scatter_rollouts(const NamedTensors& saved, std::int64_t num_iterat
     require(length > 0 && length <= num_ids - begin, "ids: expected as many as facts tell");
     Rollout rollout{.group = fact[0],
                     .row = fact[1],
+                    .stopped = fact[5] != 0,
                     .counts = fact[3] != 0,
                     .advantage = advantages[static_cast<std::size_t>(i)]};
     rollout.ids.assign(ids.begin() + begin, ids.begin() + begin + length);

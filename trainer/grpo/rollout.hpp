@@ -15,6 +15,7 @@ struct Rollout {
   std::int64_t group = 0;         // within its batch: completions of one prompt
   std::int64_t row = 0;           // of the data
   std::vector<std::int64_t> ids;  // the end token included, where one ended it
+  bool stopped = true;            // ended by itself, or by a stop string
   bool counts = true;             // false: left out of the loss (mask_truncated_completions)
   double advantage = 0.0;
   std::vector<float> sampler_logprobs;    // as they were when the token was chosen
@@ -36,6 +37,7 @@ struct RolloutBatch {
   std::int64_t num_groups = 0;  // of all ranks
   std::int64_t num_updates = 1, updates_done = 0;
   bool has_spread = true;         // of some group: there is something to learn from
+  std::int64_t sampled_at = 0;    // optimizer steps that the weights had made which sampled it
   std::vector<Rollout> rollouts;  // of this rank, by group
 
   bool used_up() const { return updates_done >= num_updates; }

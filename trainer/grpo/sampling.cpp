@@ -99,35 +99,35 @@ Rollout rollout_of(const models::Completion& completion, const Planned& planned,
     out.ids.push_back(completion.end_token->id);
     if (keeps) out.sampler_logprobs.push_back(completion.end_token->sampling_logprob);
   }
-  const bool stopped = completion.finish_reason == models::FinishReason::Stop;
-  out.counts = stopped || !config.mask_truncated_completions;
+  out.stopped = completion.finish_reason == models::FinishReason::Stop;
+  out.counts = out.stopped || !config.mask_truncated_completions;
   return out;
 }
 
 /// Rows of the table that ranks add up: each holds its own samples, zeros elsewhere. Columns: for
 /// every reward whether it scored and what; then length, and whether it ended by itself.
-at::Tensor own_table(const GrpoTask& task, const Drawn& drawn, std::int64_t num_samples,
-                     std::int64_t num_generations, std::vector<std::string>& faults) {
+at::Tensor own_table(const GrpoTask& task, const std::vector<Rollout>& rollouts,
+                     const Scored& scored, std::int64_t num_samples, std::int64_t num_generations,
+                     std::vector<std::string>& faults) {
   const auto columns = static_cast<std::int64_t>(2 * task.reward_configs.size() + 2);
   auto table = at::zeros({num_samples, columns}, at::kDouble);
   std::vector<double*> rows;
-  for (const auto place : places_of(drawn.rollouts, num_generations))
+  for (const auto place : places_of(rollouts, num_generations))
     rows.push_back(table.mutable_data_ptr<double>() + place * columns);
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    rows[i][columns - 2] = static_cast<double>(drawn.rollouts[i].size());
-    rows[i][columns - 1] = drawn.judged[i].stopped ? 1.0 : 0.0;
+    rows[i][columns - 2] = static_cast<double>(rollouts[i].size());
+    rows[i][columns - 1] = rollouts[i].stopped ? 1.0 : 0.0;
   }
-  for (std::size_t f = 0; f < task.rewards.size(); ++f) {
-    auto& reward = *task.rewards[f];
-    const auto result = reward.score(drawn.judged);
+  for (std::size_t f = 0; f < scored.functions.size(); ++f) {
+    const auto& result = scored.functions[f];
     for (std::size_t i = 0; i < rows.size(); ++i) {
       rows[i][2 * f] = result.values.at(i) ? 1.0 : 0.0;
       rows[i][2 * f + 1] = result.values.at(i).value_or(0.0);
     }
     for (const auto& fault : result.faults)
-      faults.push_back(reward.config().name + ": completion " +
+      faults.push_back(task.reward_configs[f].name + ": completion " +
                        std::to_string(fault.index % static_cast<std::size_t>(num_generations)) +
-                       " of group " + std::to_string(drawn.rollouts.at(fault.index).group) + ": " +
+                       " of group " + std::to_string(rollouts.at(fault.index).group) + ": " +
                        fault.reason);
   }
   return table;
@@ -181,8 +181,9 @@ void warn_of_faults(const std::vector<std::string>& faults) {
              " more samples without a reward");
 }
 
-Drawn draw(const Policy& policy, const std::vector<PromptRow>& rows, const GrpoTask& task,
-           const std::vector<Planned>& planned, const Drawing& drawing) {
+std::vector<Rollout> draw(const Policy& policy, const std::vector<PromptRow>& rows,
+                          const GrpoTask& task, const std::vector<Planned>& planned,
+                          const Drawing& drawing) {
   const auto requests = requests_of(policy.config, rows, planned, drawing);
   StopWatch watch(task, policy.config,
                   planned.size() * static_cast<std::size_t>(drawing.num_generations));
@@ -193,28 +194,37 @@ Drawn draw(const Policy& policy, const std::vector<PromptRow>& rows, const GrpoT
   } catch (const models::NonFiniteLogits& error) {
     throw NumericError(error.what());
   }
-  Drawn out;
-  for (std::size_t i = 0; i < completions.size(); ++i) {
-    const auto& completion = completions[i];
-    const auto& plan = planned[i / static_cast<std::size_t>(drawing.num_generations)];
-    const auto& row = rows.at(static_cast<std::size_t>(plan.row));
-    out.rollouts.push_back(rollout_of(completion, plan, policy.config));
-    out.judged.push_back(
-        {.prompt_json = row.prompt_json,
-         .completion = task.tokenizer->decode(completion.ids, /*skip_special_tokens=*/true),
-         .columns_json = row.columns_json,
-         .num_tokens = out.rollouts.back().size(),
-         .stopped = completion.finish_reason == models::FinishReason::Stop});
+  std::vector<Rollout> out;
+  for (std::size_t i = 0; i < completions.size(); ++i)
+    out.push_back(rollout_of(completions[i],
+                             planned[i / static_cast<std::size_t>(drawing.num_generations)],
+                             policy.config));
+  return out;
+}
+
+std::vector<Judged> judged_of(const GrpoTask& task, const std::vector<PromptRow>& rows,
+                              const std::vector<Rollout>& rollouts) {
+  std::vector<Judged> out;
+  for (const auto& rollout : rollouts) {
+    const auto& row = rows.at(static_cast<std::size_t>(rollout.row));
+    auto ids = rollout.ids;
+    if (std::ranges::find(task.stop_ids, ids.back()) != task.stop_ids.end()) ids.pop_back();
+    out.push_back({.prompt_json = row.prompt_json,
+                   .completion = task.tokenizer->decode(ids, /*skip_special_tokens=*/true),
+                   .columns_json = row.columns_json,
+                   .num_tokens = rollout.size(),
+                   .stopped = rollout.stopped});
   }
   return out;
 }
 
-Judgement judge(const GrpoTask& task, const Drawn& drawn, std::int64_t num_groups,
-                std::int64_t num_generations, const distributed::Mesh& mesh) {
+Judgement judge(const GrpoTask& task, const std::vector<Rollout>& rollouts, const Scored& scored,
+                std::int64_t num_groups, std::int64_t num_generations,
+                const distributed::Mesh& mesh) {
   Judgement out;
   const auto num_samples = num_groups * num_generations;
   // Ranks of tp hold the same samples: the first has asked the rewards, which may have moods.
-  auto table = own_table(task, drawn, num_samples, num_generations, out.faults);
+  auto table = own_table(task, rollouts, scored, num_samples, num_generations, out.faults);
   mesh.tp->broadcast(table, 0);
   mesh.data->all_reduce(table, distributed::Reduce::Sum);
   out.faults = all_lines(out.faults, *mesh.data);

@@ -7,6 +7,7 @@
 #include "models/text/tokenizer.hpp"
 #include "trainer/grpo/advantages.hpp"
 #include "trainer/grpo/policy.hpp"
+#include "trainer/grpo/scorer.hpp"
 #include "trainer/rewards/reward.hpp"
 
 namespace tailor::trainer {
@@ -36,17 +37,16 @@ struct Drawing {
   std::int64_t first_sequence = 0;  // random stream of the first completion of group 0
 };
 
-/// Completions with what the rewards are told of them, one a rollout.
-struct Drawn {
-  std::vector<Rollout> rollouts;
-  std::vector<Judged> judged;
-};
-
 /// Completes the prompts of the groups planned, `num_generations` each. The tokens are a function
 /// of (seed, group, number within it) and the weights, whatever else is sampled and on which rank.
 /// Collective over the ranks that share the model. Throws NumericError where logits are not finite.
-Drawn draw(const Policy& policy, const std::vector<PromptRow>& rows, const GrpoTask& task,
-           const std::vector<Planned>& planned, const Drawing& drawing);
+std::vector<Rollout> draw(const Policy& policy, const std::vector<PromptRow>& rows,
+                          const GrpoTask& task, const std::vector<Planned>& planned,
+                          const Drawing& drawing);
+
+/// What the rewards are told of completions, one a rollout.
+std::vector<Judged> judged_of(const GrpoTask& task, const std::vector<PromptRow>& rows,
+                              const std::vector<Rollout>& rollouts);
 
 /// Scores of the samples of all ranks and what is counted of them, in the order of the groups.
 struct Judgement {
@@ -65,9 +65,10 @@ std::vector<std::int64_t> places_of(const std::vector<Rollout>& rollouts,
 /// Lines of all ranks on the first, in the order of the ranks. Collective.
 std::vector<std::string> all_lines(const std::vector<std::string>& own, distributed::Group& data);
 
-/// Scores `drawn`, this rank's part of num_groups groups, where the rank has rewards, and shares
-/// the scores with all. Collective.
-Judgement judge(const GrpoTask& task, const Drawn& drawn, std::int64_t num_groups,
-                std::int64_t num_generations, const distributed::Mesh& mesh);
+/// Shares the scores of `rollouts`, this rank's part of num_groups groups, with all ranks; `scored`
+/// is empty where the rank has no rewards. Collective.
+Judgement judge(const GrpoTask& task, const std::vector<Rollout>& rollouts, const Scored& scored,
+                std::int64_t num_groups, std::int64_t num_generations,
+                const distributed::Mesh& mesh);
 
 }  // namespace tailor::trainer

@@ -38,12 +38,15 @@ class CommandReward : public Reward {
     std::vector<Call> calls;
     for (std::size_t i = 0; i < samples.size(); ++i)
       calls.push_back({.request = single_request(samples[i]) + '\n', .samples = {i}});
-    pool_.run(std::move(calls), [&](const Call& call, const Outcome& outcome) {
-      settle_sample(scores, call.samples[0],
-                    outcome.line ? read_single_answer(*outcome.line)
-                                 : Answer{.value = {}, .fault = outcome.fault});
-      return std::vector<Call>();
-    });
+    pool_.run(
+        std::move(calls),
+        [&](const Call& call, const Outcome& outcome) {
+          settle_sample(scores, call.samples[0],
+                        outcome.line ? read_single_answer(*outcome.line)
+                                     : Answer{.value = {}, .fault = outcome.fault});
+          return std::vector<Call>();
+        },
+        cancelled());
     return in_order(std::move(scores));
   }
 
@@ -76,7 +79,7 @@ class PythonReward : public Reward {
       }
       return again;
     };
-    pool_.run(shares(samples), settle);
+    pool_.run(shares(samples), settle, cancelled());
     // The samples are sound and only too many for one call's time: ask for fewer from now on.
     if (late && !late_alone) batch_limit_ = std::max<std::size_t>(1, last_batch_ / 2);
     return in_order(std::move(scores));

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -31,16 +33,30 @@ struct Scores {
   std::vector<RewardFault> faults;            // why some are absent; a null of the function is none
 };
 
-/// A verifiable reward. Answers are in the order of the samples, whatever runs beside what.
+/// score() was given up.
+class ScoringCancelled : public std::runtime_error {
+ public:
+  ScoringCancelled() : std::runtime_error("scoring was given up") {}
+};
+
+/// A verifiable reward. Answers are in the order of the samples, whatever runs beside what. One
+/// thread at a time asks it; those that have children are used from threads that live as long.
 class Reward {
  public:
   explicit Reward(RewardConfig config) : config_(std::move(config)) {}
   virtual ~Reward() = default;
   virtual Scores score(std::span<const Judged> samples) = 0;
+  /// From any thread: score() waits for nobody any more, now and later. It answers soon, or throws
+  /// ScoringCancelled.
+  void cancel() { cancelled_ = true; }
   const RewardConfig& config() const { return config_; }
+
+ protected:
+  const std::atomic<bool>& cancelled() const { return cancelled_; }
 
  private:
   RewardConfig config_;
+  std::atomic<bool> cancelled_ = false;
 };
 
 /// Makes what a job names. External ones start their children here, so that a file that cannot be

@@ -2,6 +2,7 @@
 #include <curl/curl.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <memory>
@@ -45,6 +46,11 @@ std::size_t append(char* data, std::size_t size, std::size_t count, void* into) 
   return size * count;
 }
 
+/// Called now and then, and at least once a second; other than 0 ends the transfer.
+int ends_transfer(void* cancelled, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
+  return *static_cast<const std::atomic<bool>*>(cancelled) ? 1 : 0;
+}
+
 /// "Couldn't connect to server: Failed to connect to host port 1: ... (Connection refused)"
 std::string explained(CURL* handle, CURLcode code, const char* details) {
   std::string text = curl_easy_strerror(code);
@@ -59,7 +65,7 @@ std::string explained(CURL* handle, CURLcode code, const char* details) {
 /// One connection to the server, kept between requests.
 class Connection {
  public:
-  explicit Connection(const RewardConfig& config)
+  Connection(const RewardConfig& config, const std::atomic<bool>& cancelled)
       : timeout_s_(config.timeout_s), handle_(curl_easy_init()) {
     headers_.reset(curl_slist_append(nullptr, "Content-Type: application/json"));
     // Without it libcurl asks for leave before a large body, and waits.
@@ -68,6 +74,9 @@ class Connection {
     curl_easy_setopt(handle, CURLOPT_URL, config.url.c_str());
     curl_easy_setopt(handle, CURLOPT_PROTOCOLS_STR, "http,https");
     curl_easy_setopt(handle, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(handle, CURLOPT_NOPROGRESS, 0L);
+    curl_easy_setopt(handle, CURLOPT_XFERINFOFUNCTION, ends_transfer);
+    curl_easy_setopt(handle, CURLOPT_XFERINFODATA, &cancelled);
     curl_easy_setopt(handle, CURLOPT_ERRORBUFFER, details_);
     curl_easy_setopt(handle, CURLOPT_HTTPHEADER, headers_.get());
     const auto limit_ms = static_cast<long>(std::max(1.0, timeout_s_ * 1000));
@@ -139,7 +148,7 @@ class UrlReward : public Reward {
  public:
   explicit UrlReward(RewardConfig config) : Reward(std::move(config)) {
     for (std::int64_t i = 0; i < this->config().workers; ++i)
-      connections_.push_back(std::make_unique<Connection>(this->config()));
+      connections_.push_back(std::make_unique<Connection>(this->config(), cancelled()));
     if (const auto problem = connections_[0]->problem(); !problem.empty())
       throw ConfigError(this->config().place + ".url: " + this->config().url + ": " + problem);
   }
@@ -157,6 +166,7 @@ class UrlReward : public Reward {
       });
     }
     threads.clear();
+    if (cancelled()) throw ScoringCancelled();
     Scores scores;
     scores.values.resize(samples.size());
     for (std::size_t i = 0; i < answers.size(); ++i) {

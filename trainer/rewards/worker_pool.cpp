@@ -13,6 +13,7 @@
 
 #include "trainer/rewards/exchange.hpp"
 #include "trainer/rewards/process_tree.hpp"
+#include "trainer/rewards/reward.hpp"
 
 namespace tailor::trainer {
 namespace {
@@ -321,10 +322,23 @@ void WorkerPool::give_out_calls() {
   }
 }
 
-void WorkerPool::run(std::vector<Call> calls, const Settle& settle) {
+/// Forgets all calls, and the children that have one.
+void WorkerPool::give_up() {
+  queue_.clear();
+  settle_ = nullptr;
+  for (const auto& worker : workers_)
+    if (worker->call) *worker = Worker();
+}
+
+void WorkerPool::run(std::vector<Call> calls, const Settle& settle,
+                     const std::atomic<bool>& cancelled) {
   settle_ = &settle;
   queue_.assign(std::make_move_iterator(calls.begin()), std::make_move_iterator(calls.end()));
   while (true) {
+    if (cancelled) {
+      give_up();
+      throw ScoringCancelled();
+    }
     give_out_calls();
     if (queue_.empty() &&
         !std::ranges::any_of(workers_, [](const auto& worker) { return worker->call.has_value(); }))

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <deque>
@@ -47,8 +48,8 @@ struct PoolOptions {
 /// one call or starts more than 64 processes is killed with all that it started and replaced, at
 /// most `max_restarts` times; what it was asked is answered by that fault, and the other calls go
 /// on. A child may end between calls, and then costs a restart alone. What a child writes to stderr
-/// is dropped but for its last line, which faults quote. One thread runs it, the one that made it;
-/// see Child.
+/// is dropped but for its last line, which faults quote. One thread at a time uses it, and those
+/// that make it or run it live as long as what they ask for; see Child.
 class WorkerPool {
  public:
   /// Starts the children. Throws StartError where the program cannot be run, where it ends at once
@@ -57,9 +58,11 @@ class WorkerPool {
   ~WorkerPool();
 
   /// Runs the calls, in order as children become free; `settle` gets each outcome and may answer
-  /// with more calls, which go first.
+  /// with more calls, which go first. Throws ScoringCancelled soon after `cancelled` is set; the
+  /// children that worked are killed.
   void run(std::vector<Call> calls,
-           const std::function<std::vector<Call>(const Call&, const Outcome&)>& settle);
+           const std::function<std::vector<Call>(const Call&, const Outcome&)>& settle,
+           const std::atomic<bool>& cancelled);
 
  private:
   struct Worker;
@@ -72,6 +75,7 @@ class WorkerPool {
   void give(Worker& worker, Call call);
   void finish(Worker& worker, Outcome outcome);
   void give_out_calls();
+  void give_up();
   void wait_for_events();
   void read_output(Worker& worker);
   void write_request(Worker& worker);

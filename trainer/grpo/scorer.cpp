@@ -1,0 +1,59 @@
+#include "trainer/grpo/scorer.hpp"
+
+#include <chrono>
+#include <utility>
+
+namespace tailor::trainer {
+namespace {
+
+Scored ask(std::span<const std::unique_ptr<Reward>> rewards, const std::vector<Judged>& samples) {
+  using Clock = std::chrono::steady_clock;
+  const auto begin = Clock::now();
+  Scored out;
+  for (const auto& reward : rewards) out.functions.push_back(reward->score(samples));
+  out.busy_s = std::chrono::duration<double>(Clock::now() - begin).count();
+  return out;
+}
+
+}  // namespace
+
+Scorer::Scorer(std::span<const std::unique_ptr<Reward>> rewards)
+    : rewards_(rewards), thread_([this] { run(); }) {}
+
+Scorer::~Scorer() {
+  for (const auto& reward : rewards_) reward->cancel();
+  {
+    const std::lock_guard lock(mutex_);
+    ends_ = true;
+  }
+  changed_.notify_one();
+  thread_.join();
+}
+
+std::future<Scored> Scorer::start(SharedSamples samples) {
+  std::packaged_task<Scored()> task(
+      [this, samples = std::move(samples)] { return ask(rewards_, *samples); });
+  auto scored = task.get_future();
+  {
+    const std::lock_guard lock(mutex_);
+    waiting_.push_back(std::move(task));
+  }
+  changed_.notify_one();
+  return scored;
+}
+
+void Scorer::run() {
+  while (true) {
+    std::packaged_task<Scored()> task;
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [this] { return ends_ || !waiting_.empty(); });
+      if (ends_) return;
+      task = std::move(waiting_.front());
+      waiting_.pop_front();
+    }
+    task();
+  }
+}
+
+}  // namespace tailor::trainer
