@@ -55,6 +55,7 @@ struct Run {
   peft::AdapterFiles files() const { return peft::adapter_files(*adapter, "base"); }
   TrainState state(std::int64_t step) const {
     TrainState out{.step = step,
+                   .evaluation_due = step % 2 == 1,
                    .data = {.epoch = 1, .row = step},
                    .num_tokens = 100 * step,
                    .guards = {.above_max_loss = 1, .moving_steps = 10},

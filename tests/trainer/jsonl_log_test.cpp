@@ -98,6 +98,18 @@ TEST_CASE("a resumed log ends with the lines of an uninterrupted one", "[metrics
   }
 }
 
+TEST_CASE("an evaluation that is made again is taken away on resuming", "[metrics]") {
+  const TemporaryPath path;
+  const std::string steps =
+                        "{\"step\": 1, \"loss\": 2.0}\n{\"step\": 1, \"eval_loss\": 3.0}\n"
+                        "{\"step\": 2, \"loss\": 1.0}\n",
+                    evaluation = "{\"step\": 2, \"eval_loss\": 2.5}\n";
+  const bool keeps = GENERATE(false, true);
+  std::ofstream(path.get()) << steps + evaluation;
+  const JsonlLog log(path.get(), 2, "loss", keeps);
+  CHECK(path.content() == (keeps ? steps + evaluation : steps));
+}
+
 TEST_CASE("an unfinished last line is taken away on resuming", "[metrics]") {
   const TemporaryPath path;
   {

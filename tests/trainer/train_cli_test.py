@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 
-from program import Job, expect, expect_equal, kill
+from program import GRPO_JOB, JOB, Job, expect, expect_equal, kill
 
 RESULT_KEYS = ["steps", "loss", "tokens_per_second", "peak_rss_bytes", "adapter", "output_dir", "resumed_from"]
 
@@ -138,6 +138,25 @@ def a_signal_saves_and_the_resumed_run_ends_with_the_same_bytes(make):
         result, _ = job.finish()
         expect(f"step-{steps:06}" in result["resumed_from"], result)
         expect_equal(job.result(), straight.result(), f"interrupted by {name}")
+
+
+def a_signal_breaks_off_an_evaluation_which_the_resumed_run_makes(make):
+    for task, template, data, times in (("sft", JOB, "test.jsonl", 1500), ("grpo", GRPO_JOB, "prompts.jsonl", 100)):
+        straight = make(f"{task}-straight", steps=4, eval_steps=2, job=template)
+        rows = straight.file.parent / data
+        rows.write_text(rows.read_text() * times)
+        straight.finish()
+        for behind in (2, 4):
+            job = make(f"{task}-{behind}", steps=4, eval_steps=2, job=template)
+            process = job.start()
+            job.wait_for_steps(process, behind)
+            _, error = kill(process, signal.SIGINT)
+            expect(process.returncode == 130, f"code {process.returncode}: {error}")
+            expect(job.checkpoints()[-1] == f"step-{behind:06}", job.checkpoints())
+            told = [json.loads(line) for line in (job.run / "metrics.jsonl").read_text().splitlines()]
+            expect(not any("eval_runtime_s" in line for line in told if line["step"] == behind), told)
+            job.finish()
+            expect_equal(job.result(), straight.result(), f"{task}, the evaluation behind step {behind}")
 
 
 def a_second_process_is_kept_out(make):
@@ -272,6 +291,7 @@ TESTS = [
     a_start_adapter_that_does_not_fit_is_told_before_weights_are_read,
     accumulation_is_the_same_as_a_larger_batch,
     a_signal_saves_and_the_resumed_run_ends_with_the_same_bytes,
+    a_signal_breaks_off_an_evaluation_which_the_resumed_run_makes,
     a_second_process_is_kept_out,
     a_damaged_checkpoint_is_named_and_the_one_before_it_is_used,
     a_full_disk_is_a_clear_error_and_costs_nothing_that_was_saved,

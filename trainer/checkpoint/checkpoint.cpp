@@ -1,10 +1,11 @@
 #include "trainer/checkpoint/checkpoint.hpp"
 
 #include <ATen/ops/equal.h>
+#include <fcntl.h>
 
 #include <algorithm>
 #include <array>
-#include <cstdio>
+#include <cstdio>  // renameat2
 #include <system_error>
 
 #include "configs/reader.hpp"
@@ -101,6 +102,17 @@ void verify(const fs::path& folder, const TrainState& state) {
                     std::to_string(expected) + " are in memory");
 }
 
+/// Renames. One of the same step may be there, damaged or with its evaluation due: it gives way in
+/// the same moment where the file system can do that, so that there is one at all times.
+void put_in_place(const fs::path& temporary, const fs::path& target) {
+  if (renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, target.c_str(), RENAME_EXCHANGE) != 0) {
+    fs::remove_all(target);
+    fs::rename(temporary, target);
+  } else {
+    fs::remove_all(temporary);
+  }
+}
+
 }  // namespace
 
 CheckpointFolder::CheckpointFolder(fs::path directory, std::optional<std::int64_t> limit)
@@ -122,9 +134,7 @@ fs::path CheckpointFolder::save(const TrainState& state, const peft::AdapterFile
       models::write_safetensors(temporary / kRollouts, state.rollouts, {{"format", "pt"}});
     models::write_durable_file(temporary / kState, state_json(state, temporary));
     verify(temporary, state);
-    fs::remove_all(
-        target);  // there only where it was damaged and the run went on from an older one
-    fs::rename(temporary, target);
+    put_in_place(temporary, target);
     models::flush_directory(directory_);
   } catch (...) {
     std::error_code ignored;

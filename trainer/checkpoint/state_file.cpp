@@ -15,7 +15,7 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 using models::FileError;
 
-constexpr std::int64_t kFormat = 2;
+constexpr std::int64_t kFormat = 3;
 
 std::string checksum_of(Json document) {
   document.erase("checksum");
@@ -36,6 +36,12 @@ class Reader {
     if (!value.is_number_unsigned() || value.get<std::uint64_t>() > kMost)
       throw FileError(file_ + ": " + key + ": expected a count, found " + value.dump());
     return value.get<std::int64_t>();
+  }
+  bool flag(const char* key) const {
+    const auto& value = at(key);
+    if (!value.is_boolean())
+      throw FileError(file_ + ": " + key + ": expected true or false, found " + value.dump());
+    return value.get<bool>();
   }
   std::string text(const char* key) const { return text_of(at(key), key); }
   Reader object(const char* key) const { return {at(key), file_ + ": " + key}; }
@@ -93,6 +99,7 @@ std::string state_json(const TrainState& state, const fs::path& folder) {
                                        {"checksum", file_checksum(file)}};
   Json out = {{"format", kFormat},
               {"step", state.step},
+              {"evaluation_due", state.evaluation_due},
               {"data", {{"epoch", state.data.epoch}, {"row", state.data.row}}},
               {"num_tokens", state.num_tokens},
               {"guards",
@@ -122,6 +129,7 @@ TrainState read_state(const fs::path& file) {
   const auto data = top.object("data"), guards = top.object("guards");
   TrainState state;
   state.step = top.count("step");
+  state.evaluation_due = top.flag("evaluation_due");
   state.data = {.epoch = data.count("epoch"), .row = data.count("row")};
   state.num_tokens = top.count("num_tokens");
   state.guards = {.above_max_loss = guards.count("above_max_loss"),
@@ -134,8 +142,9 @@ TrainState read_state(const fs::path& file) {
 }
 
 bool same_numbers(const TrainState& a, const TrainState& b) {
-  return a.step == b.step && a.data.epoch == b.data.epoch && a.data.row == b.data.row &&
-         a.num_tokens == b.num_tokens && a.num_rollouts == b.num_rollouts && a.guards == b.guards &&
+  return a.step == b.step && a.evaluation_due == b.evaluation_due && a.data.epoch == b.data.epoch &&
+         a.data.row == b.data.row && a.num_tokens == b.num_tokens &&
+         a.num_rollouts == b.num_rollouts && a.guards == b.guards &&
          a.num_updates == b.num_updates && a.fingerprints == b.fingerprints;
 }
 

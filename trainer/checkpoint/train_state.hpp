@@ -27,8 +27,9 @@ struct GuardCounts {
 /// the random numbers of (seed, step) and the order of the data of (seed, epoch), so none of them
 /// has a state of its own.
 struct TrainState {
-  std::int64_t step = 0;  // done
-  DataPosition data;      // the next row
+  std::int64_t step = 0;        // done
+  bool evaluation_due = false;  // that behind `step` was broken off; a run that goes on makes it
+  DataPosition data;            // the next row
   std::int64_t num_tokens = 0;
   GuardCounts guards;
   std::int64_t num_updates = 0;              // of the optimizer

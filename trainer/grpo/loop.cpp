@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <string_view>
@@ -18,6 +19,9 @@
 
 namespace tailor::trainer {
 namespace {
+
+/// Rollout batches of a rank between two looks whether an evaluation is to be broken off.
+constexpr std::int64_t kEvaluationBatches = 2;
 
 std::int64_t steps_per_generation(const RunConfig& config) {
   return config.grpo.steps_per_generation.value_or(config.train.gradient_accumulation_steps);
@@ -60,6 +64,7 @@ class GrpoLoop {
 
   TrainResult operator()() {
     const auto& output = config_.output;
+    if (training_.state().evaluation_due) evaluate_now();
     while (training_.goes_on()) {
       step();
       if (training_.due(output.eval_steps) || training_.done()) evaluate_now();
@@ -195,21 +200,41 @@ class GrpoLoop {
       completions_->write_line("{\"step\": " + std::to_string(step) + ", " + line.substr(1));
   }
 
+  /// Greedy completions of this rank's evaluation prompts; none where a signal broke it off.
+  std::optional<std::vector<Rollout>> evaluation_answers() {
+    auto& reporter = training_.reporter();
+    reporter.activity("evaluating");
+    const auto& data = *run_.mesh.data;
+    const auto num_rows = static_cast<std::int64_t>(task_.eval.size());
+    const auto piece = kEvaluationBatches * config_.grpo.rollout_batch_size * data.size();
+    std::vector<Rollout> out;
+    for (std::int64_t first = 0; first < num_rows; first += piece) {
+      if (training_.told_to_stop()) return std::nullopt;
+      reporter.activity("evaluating " + std::to_string(first) + "/" + std::to_string(num_rows));
+      std::vector<Planned> own;
+      for (auto row = first + data.rank(); row < std::min(first + piece, num_rows);
+           row += data.size())
+        own.push_back({.group = row, .row = row});
+      auto answers = draw(policy_, task_.eval, task_, own,
+                          {.temperature = 0.0,
+                           .num_generations = 1,
+                           .seed = config_.train.seed,
+                           .first_sequence = 0});
+      out.insert(out.end(), std::make_move_iterator(answers.begin()),
+                 std::make_move_iterator(answers.end()));
+    }
+    return out;
+  }
+
   /// Greedy completions of the evaluation prompts, scored.
   void evaluate_now() {
     if (task_.eval.empty()) return;
     const auto begin = Clock::now();
-    training_.reporter().activity("evaluating");
-    const auto& data = *run_.mesh.data;
     const auto num_rows = static_cast<std::int64_t>(task_.eval.size());
-    std::vector<Planned> own;
-    for (std::int64_t row = data.rank(); row < num_rows; row += data.size())
-      own.push_back({.group = row, .row = row});
-    const auto rollouts = draw(policy_, task_.eval, task_, own,
-                               {.temperature = 0.0,
-                                .num_generations = 1,
-                                .seed = config_.train.seed,
-                                .first_sequence = 0});
+    const auto answers = evaluation_answers();
+    training_.evaluated(answers.has_value());
+    if (!answers) return;
+    const auto& rollouts = *answers;
     auto scored = scorer_.start(
         std::make_shared<const std::vector<Judged>>(judged_of(task_, task_.eval, rollouts)));
     const auto judged = judge(task_, rollouts, scored.get(), num_rows, 1, run_.mesh);

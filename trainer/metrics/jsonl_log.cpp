@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <charconv>
@@ -43,6 +44,11 @@ std::string json_value(const Histogram& histogram) {
   return "{\"edges\": " + list(histogram.edges) + ", \"counts\": " + list(histogram.counts) + "}";
 }
 
+bool is_evaluation(const nlohmann::json& row) {
+  return std::ranges::any_of(row.items(),
+                             [](const auto& item) { return item.key().starts_with("eval_"); });
+}
+
 }  // namespace
 
 std::string json_line(const std::vector<Metric>& fields) {
@@ -56,7 +62,7 @@ std::string json_line(const std::vector<Metric>& fields) {
 }
 
 JsonlLog::JsonlLog(const std::filesystem::path& path, std::int64_t keep_through_step,
-                   const std::string& number)
+                   const std::string& number, bool keeps_its_evaluation)
     : path_(path) {
   std::uintmax_t kept_bytes = 0;
   std::int64_t last_step = 0;
@@ -68,6 +74,7 @@ JsonlLog::JsonlLog(const std::filesystem::path& path, std::int64_t keep_through_
     if (step == row.end() || !step->is_number_integer()) break;
     const auto at = step->get<std::int64_t>();
     if (at > keep_through_step || at < last_step) break;
+    if (at == keep_through_step && !keeps_its_evaluation && is_evaluation(row)) break;
     last_step = at;
     if (const auto found = row.find(number); found != row.end() && found->is_number())
       kept_numbers_.push_back(found->get<double>());

@@ -18,10 +18,11 @@ std::string json_line(const std::vector<Metric>& fields);
 class JsonlLog {
  public:
   /// Opens or makes the file and cuts it back to its lines of steps up to keep_through_step: later
-  /// ones, and a last line that a killed process left unfinished, are the resumed run's to write. 0
-  /// keeps nothing. Throws configs::ConfigError where the file cannot be read or written.
+  /// ones, and a last line that a killed process left unfinished, are the resumed run's to write,
+  /// and where `keeps_its_evaluation` is false the last step's line of "eval_..." too. 0 keeps
+  /// nothing. Throws configs::ConfigError where the file cannot be read or written.
   JsonlLog(const std::filesystem::path& path, std::int64_t keep_through_step,
-           const std::string& number = "loss");
+           const std::string& number = "loss", bool keeps_its_evaluation = true);
   ~JsonlLog();
   JsonlLog(const JsonlLog&) = delete;
   JsonlLog& operator=(const JsonlLog&) = delete;

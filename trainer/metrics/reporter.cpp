@@ -34,7 +34,8 @@ struct Reporter::Impl {
       throw configs::ConfigError(options.dir.string() + ": cannot be made: " + error.message());
     last.step = options.resumed_step;
     if (options.jsonl) {
-      jsonl.emplace(options.dir / "metrics.jsonl", options.resumed_step, options.curve);
+      jsonl.emplace(options.dir / "metrics.jsonl", options.resumed_step, options.curve,
+                    !options.resumed_evaluation_due);
       curve = jsonl->kept_numbers();
     }
     if (options.tensorboard) tensorboard.emplace(options.dir / "tensorboard", options.resumed_step);

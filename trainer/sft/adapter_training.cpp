@@ -62,7 +62,8 @@ AdapterTraining::AdapterTraining(TrainRun& run, std::int64_t total_steps, std::s
                                     .curve = result_.curve_name,
                                     .total_steps = total_steps,
                                     .logging_steps = output.logging_steps,
-                                    .resumed_step = state_.step});
+                                    .resumed_step = state_.step,
+                                    .resumed_evaluation_due = state_.evaluation_due});
 }
 
 void AdapterTraining::restore(const Checkpoint& checkpoint) {
@@ -80,7 +81,7 @@ void AdapterTraining::restore(const Checkpoint& checkpoint) {
   state_.first_moment = state_.second_moment = {};
 }
 
-bool AdapterTraining::goes_on() const { return !done() && !any_rank(interrupted(), run_.world); }
+bool AdapterTraining::told_to_stop() const { return any_rank(interrupted(), run_.world); }
 
 StepSettings AdapterTraining::settings() const {
   return {.step = state_.step + 1,
@@ -124,6 +125,12 @@ void AdapterTraining::tell(const std::vector<Metric>& facts) {
   }
 }
 
+void AdapterTraining::evaluated(bool whole) {
+  if (state_.evaluation_due == !whole) return;
+  state_.evaluation_due = !whole;
+  saved_step_.reset();
+}
+
 void AdapterTraining::save() {
   if (saved_step_ == state_.step) return;
   reporter_->activity("saving");
@@ -144,7 +151,7 @@ TrainResult AdapterTraining::finish() {
   save();  // interrupted
   reporter_->finish();
   result_.steps = state_.step;
-  result_.interrupted = !done();
+  result_.interrupted = !done() || state_.evaluation_due;
   result_.curve = reporter_->curve();
   if (busy_s_ > 0.0) result_.tokens_per_second = static_cast<double>(tokens_here_) / busy_s_;
   return result_;

@@ -40,7 +40,7 @@ struct TrainResult {
   std::optional<double> loss;      // of the last step made here
   std::vector<Metric> last;        // what the task told of the last step and evaluation made here
   double tokens_per_second = 0.0;  // of the steps made here, evaluation and saving left out
-  bool interrupted = false;        // saved, and not at the end
+  bool interrupted = false;        // saved, and something is left to do
   std::vector<double> curve;       // of the logged steps, what `curve_name` is
   std::string curve_name;          // "loss", "reward"
 };
@@ -66,7 +66,8 @@ class AdapterTraining {
   bool done() const { return steps_left() <= 0; }
   std::int64_t steps_left() const { return result_.total_steps - state_.step; }
   bool due(std::int64_t interval) const { return interval > 0 && state_.step % interval == 0; }
-  bool goes_on() const;  // steps are left and no rank was told to stop; collective
+  bool told_to_stop() const;                                   // by a signal, any rank; collective
+  bool goes_on() const { return !done() && !told_to_stop(); }  // likewise
 
   /// The settings of the next step.
   StepSettings settings() const;
@@ -76,7 +77,9 @@ class AdapterTraining {
   void count_step(StepMetrics metrics, std::int64_t num_tokens, std::int64_t num_supervised,
                   double elapsed_s, bool can_learn = true);
   void tell(const std::vector<Metric>& facts);  // for the result, the newest of a name
-  /// Writes a checkpoint unless this step has one. Collective.
+  /// The evaluation behind this step was made, or broken off: then the run that goes on makes it.
+  void evaluated(bool whole);
+  /// Writes a checkpoint unless what this step has left is saved. Collective.
   void save();
   /// Saves what an interrupted run has, ends the reports.
   TrainResult finish();
@@ -95,7 +98,7 @@ class AdapterTraining {
   TrainState state_;
   std::optional<Reporter> reporter_;
   TrainResult result_;
-  std::int64_t saved_step_ = 0;
+  std::optional<std::int64_t> saved_step_;  // its state stands in a checkpoint
   double busy_s_ = 0.0;
   std::int64_t tokens_here_ = 0;
 };

@@ -37,9 +37,9 @@ void add_up(LossSums& sums, distributed::Group& group) {
 
 }  // namespace
 
-LossSums evaluate(models::CausalLM& model, const Dataset& dataset, const distributed::Mesh& mesh,
-                  const VocabularyPart& vocabulary,
-                  const std::function<void(std::int64_t, std::int64_t)>& progress) {
+std::optional<LossSums> evaluate(models::CausalLM& model, const Dataset& dataset,
+                                 const distributed::Mesh& mesh, const VocabularyPart& vocabulary,
+                                 const std::function<bool(std::int64_t, std::int64_t)>& goes_on) {
   const at::NoGradGuard no_grad;
   const auto micro_batches = cut_all(model, dataset);
   const auto multiple = row_multiple(model.arithmetic());
@@ -62,7 +62,7 @@ LossSums evaluate(models::CausalLM& model, const Dataset& dataset, const distrib
     }
     for (auto i = round; i < std::min(round + ranks, micro_batches.size()); ++i)
       done += static_cast<std::int64_t>(micro_batches[i].documents.size());
-    if (progress) progress(done, static_cast<std::int64_t>(dataset.examples.size()));
+    if (!goes_on(done, static_cast<std::int64_t>(dataset.examples.size()))) return std::nullopt;
   }
   add_up(sums, *mesh.data);
   add_up(sums, *mesh.pp);  // the last stage alone has them
@@ -72,7 +72,11 @@ LossSums evaluate(models::CausalLM& model, const Dataset& dataset, const distrib
 LossSums evaluate(models::CausalLM& model, const Dataset& dataset,
                   const std::function<void(std::int64_t, std::int64_t)>& progress) {
   const auto world = distributed::make_single_group();
-  return evaluate(model, dataset, distributed::make_mesh(*world, {}), {}, progress);
+  const auto tell = [&](std::int64_t done, std::int64_t all) {
+    if (progress) progress(done, all);
+    return true;
+  };
+  return *evaluate(model, dataset, distributed::make_mesh(*world, {}), {}, tell);
 }
 
 double mean_loss(const LossSums& sums) { return sums.loss / static_cast<double>(sums.num_tokens); }

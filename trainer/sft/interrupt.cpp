@@ -32,7 +32,7 @@ extern "C" void on_signal(int /*signal*/) {
     _exit(kInterruptedExit);
   }
   flag = 1;
-  tell("\ninterrupted: this step is finished and saved first; once more ends at once, unsaved\n");
+  tell("\ninterrupted: what has begun is saved first; once more ends at once, unsaved\n");
   errno = saved_errno;
 }
 

@@ -22,6 +22,7 @@ class SftLoop {
 
   TrainResult operator()() {
     const auto& output = run_.config.output;
+    if (training_.state().evaluation_due) evaluate_now();
     while (training_.goes_on()) {
       step();
       if (training_.due(output.eval_steps) || training_.done()) evaluate_now();
@@ -85,15 +86,18 @@ class SftLoop {
     const auto sums = evaluate(
         run_.model, *eval_, run_.mesh, run_.vocabulary, [&](std::int64_t at, std::int64_t all) {
           reporter.activity("evaluating " + std::to_string(at) + "/" + std::to_string(all));
+          return at == all || !training_.told_to_stop();
         });
-    training_.tell({{"eval_loss", mean_loss(sums)}});
+    training_.evaluated(sums.has_value());
+    if (!sums) return;
+    training_.tell({{"eval_loss", mean_loss(*sums)}});
     reporter.report(EvalMetrics{.step = training_.state().step,
-                                .eval_loss = mean_loss(sums),
-                                .eval_perplexity = perplexity(sums),
-                                .eval_mean_token_accuracy = token_accuracy(sums),
-                                .eval_num_tokens = sums.num_tokens,
+                                .eval_loss = mean_loss(*sums),
+                                .eval_perplexity = perplexity(*sums),
+                                .eval_mean_token_accuracy = token_accuracy(*sums),
+                                .eval_num_tokens = sums->num_tokens,
                                 .eval_runtime_s = seconds_since(begin)});
-    if (!std::isfinite(mean_loss(sums)))
+    if (!std::isfinite(mean_loss(*sums)))
       log_warn("step " + std::to_string(training_.state().step) +
                ": the evaluation loss is not finite");
   }
