@@ -54,8 +54,6 @@ void read_sampling(Section& grpo, GrpoConfig& config) {
   config.repetition_penalty =
       grpo.number("repetition_penalty", config.repetition_penalty, kPositive);
   config.stop = grpo.names("stop", /*required=*/false);
-  if (std::ranges::find(config.stop, "") != config.stop.end())
-    grpo.report("stop", "expected texts that are not empty");
   config.rollout_batch_size =
       grpo.integer("rollout_batch_size", config.rollout_batch_size, 1, 1 << 16);
   if (grpo.has("steps_per_generation"))

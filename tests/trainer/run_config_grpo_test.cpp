@@ -83,7 +83,7 @@ TEST_CASE("what a GRPO job cannot mean is refused by key", "[trainer]") {
              Catch::Contains("token_k1 needs its upper bound"));
   CHECK_THAT(workspace.errors(with_grpo("importance_sampling_reject: {token_k1: 2}, top_k: 5")),
              Catch::Contains("importance_sampling_reject: leave it out where top_p"));
-  CHECK_THAT(workspace.errors(with_grpo("stop: ['']")), Catch::Contains("not empty"));
+  CHECK_THAT(workspace.errors(with_grpo("stop: ['']")), Catch::Contains("grpo.stop[0]: expected a name"));
   CHECK(workspace.read(with_grpo("stop_strings: '##'")).grpo.stop.size() == 1);
   CHECK_THAT(workspace.errors(with_grpo("max_staleness: 1, dynamic_sampling: true")),
              Catch::Contains("dynamic_sampling: expected false with max_staleness above 0"));
