@@ -66,8 +66,8 @@ struct OutputConfig {
   std::int64_t save_steps = 50;  // 0: only at the end
   std::optional<std::int64_t> save_total_limit = 3;
   std::int64_t logging_steps = 1;
-  std::int64_t eval_steps = 50;           // 0: only at the end
-  bool jsonl = true, tensorboard = true;  // report_to
+  std::int64_t eval_steps = 50;                         // 0: only at the end
+  bool jsonl = true, tensorboard = true, html = false;  // report_to
   bool resume = true;  // resume_from_checkpoint: latest, or false to refuse a used dir
 };
 

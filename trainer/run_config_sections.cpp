@@ -198,15 +198,18 @@ OutputConfig read_output(Section section, const PathBase& base) {
   config.save_total_limit = section.positive("save_total_limit", config.save_total_limit);
   config.logging_steps = section.positive("logging_steps", config.logging_steps);
   config.eval_steps = section.integer("eval_steps", config.eval_steps, 0);
-  const auto reports =
-      section.choices("report_to", {"jsonl", "tensorboard", "none"}, {"jsonl", "tensorboard"});
+  const auto reports = section.choices("report_to", {"jsonl", "tensorboard", "html", "none"},
+                                       {"jsonl", "tensorboard"});
   const auto reported = [&](const char* name) {
     return std::ranges::find(reports, name) != reports.end();
   };
   config.jsonl = reported("jsonl");
   config.tensorboard = reported("tensorboard");
+  config.html = reported("html");
   if (reported("none") && reports.size() > 1 && !section.failed("report_to"))
     section.report("report_to", "expected none alone, or without it");
+  if (config.html && !config.jsonl && !section.failed("report_to"))
+    section.report("report_to", "html needs jsonl, from which it is made");
   config.resume = section.boolean("resume_from_checkpoint", config.resume);
   section.finish();
   return config;

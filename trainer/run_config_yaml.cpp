@@ -165,8 +165,12 @@ void write_train(std::string& out, const TrainConfig& train) {
 }
 
 std::string reports(const OutputConfig& output) {
-  if (output.jsonl) return output.tensorboard ? "[jsonl, tensorboard]" : "[jsonl]";
-  return output.tensorboard ? "[tensorboard]" : "none";
+  std::string out;
+  for (const auto& [given, word] : {std::pair(output.jsonl, "jsonl"),
+                                    {output.tensorboard, "tensorboard"},
+                                    {output.html, "html"}})
+    if (given) out += (out.empty() ? "[" : ", ") + std::string(word);
+  return out.empty() ? "none" : out + ']';
 }
 
 }  // namespace

@@ -75,6 +75,9 @@ def a_run_tells_what_it_did(make):
     evaluations = [line for line in run.lines() if "eval_reward" in line]
     expect([line["step"] for line in evaluations] == [2, 3], f"evaluations: {evaluations}")
     expect("reward by step:" in error and "loss by step:" not in error, f"the curve that is drawn is the reward's: {error}")
+    expect(not (run.dir / "report.html").exists(), "no page that was not asked for")
+    _, error = run.train("train.per_device_train_batch_size=4", "train.max_steps=1", "output.dir=single")
+    expect("1 prompt x 4 completions of at most 8 tokens, 1 step from each; the run: 1 step" in error, f"one is one: {error}")
     plan, _ = run.train(command="plan")
     expect(plan["prompts_in_batch"] == 4 and plan["total_steps"] == 3, f"plan: {plan}")
 
@@ -86,8 +89,10 @@ def what_cannot_go_on_is_stopped_by_name(make):
         (["grpo.mismatch_limit=1e-12"], "the adapter does not reach the sampler"),
         (["grpo.beta=0.1", "grpo.kl_limit=1e-9"], "above grpo.kl_limit"),
     ]:
-        _, error = run.train(*settings, f"output.dir={run.dir}-{words[:4].strip()}", code=3)
+        folder = pathlib.Path(f"{run.dir}-{words[:4].strip()}")
+        _, error = run.train(*settings, f"output.dir={folder}", "output.report_to=[jsonl, html]", code=3)
         expect(words in error, f"{settings}: {error}")
+        expect("no such text" not in settings[0] or (folder / "report.html").exists(), "a page of what went wrong")
     _, error = run.train("grpo.num_generations=5", code=2)
     expect("grpo.num_generations: expected a divisor" in error and ".yaml:5:" in error, error)
     _, error = run.train("grpo.max_completion_length=100000", code=2)
@@ -237,7 +242,7 @@ def prompts_that_are_too_long_follow_the_job(make):
     _, error = run.train("data.max_length=4", "data.over_length=drop", code=2)
     expect("no prompt is left" in error and ".yaml:4:" in error, error)
     _, error = run.train("data.max_length=4")
-    expect("lose their beginning" in error, error)
+    expect("cuts the beginning off 24 prompts" in error, error)
 
 
 TESTS = [

@@ -6,11 +6,12 @@
 
 import json
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
 
-from program import Job, expect
+from program import Job, expect, kill
 
 PROGRAM, MODEL = sys.argv[1:]
 
@@ -61,6 +62,22 @@ def check_unfinished_run(job):
     expect(data_of(job.run / "report.html")["samples"] == [{"step": 1, "completion": "</script><b>"}], "the sample")
 
 
+def check_page_of_training(folder):
+    """report_to: html writes the page at the end of a run, and where it is interrupted."""
+    html = ("--set", "output.report_to=[jsonl, html]")
+    job = Job(PROGRAM, MODEL, folder, "told", steps=4)
+    _, error = job.finish(*html)
+    page = job.run / "report.html"
+    expect(data_of(page)["metrics"]["steps"] == [1, 2, 3, 4] and f"report: {page}" in error, error)
+
+    job = Job(PROGRAM, MODEL, folder, "stopped", steps=100000)
+    process = job.start(*html)
+    job.wait_for_steps(process, 3)
+    kill(process, signal.SIGTERM)
+    steps = data_of(job.run / "report.html")["metrics"]["steps"]
+    expect(process.returncode == 130 and steps[-1] == job.logged_steps(), f"all steps so far: {steps}")
+
+
 def check_refusals(folder):
     def refused(text, *arguments):
         error = report(*arguments, code=2).stderr
@@ -81,6 +98,7 @@ def main():
         job.finish()
         check_finished_run(job)
         check_unfinished_run(job)
+        check_page_of_training(folder)
         check_refusals(folder)
 
 

@@ -281,6 +281,15 @@ TEST_CASE("values that contradict each other are refused", "[trainer]") {
   CHECK(workspace.errors(kSmall, {"model.dtype=float32", "model.compute_dtype=bfloat16"}) ==
         "--set model.compute_dtype=bfloat16: model.compute_dtype: expected auto or float32 where "
         "dtype is float32");
+  CHECK_THAT(workspace.errors(kSmall, {"output.report_to=[html, tensorboard]"}),
+             Catch::Contains("output.report_to: html needs jsonl, from which it is made"));
+  CHECK_THAT(workspace.errors(kSmall, {"output.report_to=htm"}),
+             Catch::Contains("did you mean \"html\""));
+  auto text = kSmall;
+  const auto page =
+      workspace.read(text.insert(text.find("dir: run"), "report_to: [html, jsonl], "));
+  CHECK((page.output.html && page.output.jsonl && !page.output.tensorboard));
+  CHECK(workspace.read(to_yaml(page)).output.html);
   CHECK(workspace.errors(kSmall, {"output.report_to=[none, jsonl]"}) ==
         "--set output.report_to=[none, jsonl]: output.report_to: expected none alone, or without "
         "it");

@@ -52,15 +52,14 @@ class GrpoJobTask final : public JobTask {
       task_.reward_configs.push_back(std::move(reward));
     }
     if (num_truncated_ > 0)
-      log_warn("data.max_length: " + std::to_string(num_truncated_) +
-               " prompts are longer and lose their beginning, of a conversation its first turns; "
-               "data.over_length: drop leaves them out");
+      log_warn("data.max_length cuts the beginning off " + counted(num_truncated_, "prompt") +
+               ", of a conversation its first turns; data.over_length: drop leaves them out");
   }
 
   std::int64_t total_steps() const override { return total_steps_; }
   std::string step_text() const override {
-    return std::to_string(plan_.num_groups * config_.grpo.num_generations / plan_.updates_in_pass) +
-           " completions";
+    return counted(plan_.num_groups * config_.grpo.num_generations / plan_.updates_in_pass,
+                   "completion");
   }
 
   std::vector<std::string> describe() const override {
@@ -72,12 +71,11 @@ class GrpoJobTask final : public JobTask {
       rewards +=
           (rewards.empty() ? "" : ", ") + reward.name + " x " + configs::number_text(reward.weight);
     out.push_back("rewards: " + rewards);
-    out.push_back("a batch of rollouts: " + with_commas(plan_.num_groups) + " prompts x " +
-                  std::to_string(config_.grpo.num_generations) + " completions of at most " +
-                  std::to_string(config_.grpo.max_completion_length) + " tokens, " +
-                  std::to_string(plan_.num_updates) +
-                  (plan_.num_updates == 1 ? " step" : " steps") +
-                  " from each; the run: " + with_commas(total_steps_) + " steps");
+    out.push_back("a batch of rollouts: " + counted(plan_.num_groups, "prompt") + " x " +
+                  counted(config_.grpo.num_generations, "completion") + " of at most " +
+                  counted(config_.grpo.max_completion_length, "token") + ", " +
+                  counted(plan_.num_updates, "step") +
+                  " from each; the run: " + counted(total_steps_, "step"));
     return out;
   }
 
@@ -118,9 +116,9 @@ class GrpoJobTask final : public JobTask {
  private:
   std::string prompts_text(const std::vector<PromptRow>& rows, std::int64_t dropped) const {
     const auto longest = size_of(*std::ranges::max_element(rows, {}, size_of));
-    return with_commas(static_cast<std::int64_t>(rows.size())) + " prompts, the longest of " +
-           with_commas(longest) + " tokens" +
-           (dropped > 0 ? ", " + with_commas(dropped) + " longer ones left out" : "");
+    return counted(static_cast<std::int64_t>(rows.size()), "prompt") + ", the longest of " +
+           counted(longest, "token") +
+           (dropped > 0 ? ", " + counted(dropped, "longer one") + " left out" : "");
   }
 
   std::vector<PromptRow> load(const std::vector<DataFile>& files, PromptMaker& maker) {

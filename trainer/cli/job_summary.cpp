@@ -30,6 +30,10 @@ std::string with_commas(std::int64_t number) {
   return out;
 }
 
+std::string counted(std::int64_t count, const std::string& noun) {
+  return with_commas(count) + ' ' + noun + (count == 1 ? "" : "s");
+}
+
 std::string as_bytes(std::int64_t bytes) {
   const auto value = static_cast<double>(bytes);
   return bytes < 1'000'000'000 ? fixed(value / 1e6, 0) + " MB" : fixed(value / 1e9, 2) + " GB";

@@ -17,7 +17,8 @@ std::unique_ptr<peft::LoraAdapter> seat_new_adapter(models::CausalLM& model,
                                                     const RunConfig& config);
 
 std::string with_commas(std::int64_t number);
-std::string as_bytes(std::int64_t bytes);  // "1.3 GB"
+std::string counted(std::int64_t count, const std::string& noun);  // "1 step", "1,234 steps"
+std::string as_bytes(std::int64_t bytes);                          // "1.3 GB"
 
 /// Parameters of a model by class: the last segment but one of their names ("q_proj").
 struct ParameterClass {

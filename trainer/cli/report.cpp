@@ -10,6 +10,7 @@
 
 #include "models/files/durable_file.hpp"
 #include "trainer/cli/commands.hpp"
+#include "trainer/cli/job_summary.hpp"
 #include "trainer/metrics/log.hpp"
 
 namespace tailor::trainer::cli {
@@ -21,10 +22,6 @@ struct ReportOptions {
   std::string run, output;
   bool json = false;
 };
-
-std::string counted(std::int64_t count, const std::string& noun) {
-  return std::to_string(count) + ' ' + noun + (count == 1 ? "" : "s");
-}
 
 void print_json(const Report& report, const fs::path& file) {
   const auto or_null = [](const auto& value) {

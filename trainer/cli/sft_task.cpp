@@ -46,19 +46,17 @@ class SftTask final : public JobTask {
   }
 
   std::int64_t total_steps() const override { return total_steps_; }
-  std::string step_text() const override {
-    return std::to_string(rows_in_step_) + (rows_in_step_ == 1 ? " row" : " rows");
-  }
+  std::string step_text() const override { return counted(rows_in_step_, "row"); }
 
   std::vector<std::string> describe() const override {
     std::vector<std::string> out{"train data: " + trainer::describe(train_)};
     if (!eval_.examples.empty()) out.push_back("eval data: " + trainer::describe(eval_));
-    const std::string kind = config_.data.packing
-                                 ? "packed rows of " + std::to_string(config_.data.max_length) +
-                                       " tokens, " + fixed(100.0 * filled_, 1) + " % full"
-                                 : "rows";
-    out.push_back("an epoch: " + with_commas(rows_in_epoch_) + " " + kind +
-                  "; the run: " + with_commas(total_steps_) + " steps of " + step_text());
+    const auto rows = config_.data.packing ? counted(rows_in_epoch_, "packed row") + " of " +
+                                                 counted(config_.data.max_length, "token") + ", " +
+                                                 fixed(100.0 * filled_, 1) + " % full"
+                                           : counted(rows_in_epoch_, "row");
+    out.push_back("an epoch: " + rows + "; the run: " + counted(total_steps_, "step") + " of " +
+                  step_text());
     return out;
   }
 

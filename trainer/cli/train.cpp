@@ -22,7 +22,9 @@
 #include "trainer/metrics/memory.hpp"
 #include "trainer/parallel/placement.hpp"
 #include "trainer/parallel/spread_model.hpp"
+#include "trainer/report/report.hpp"
 #include "trainer/sft/interrupt.hpp"
+#include "trainer/sft/numeric_error.hpp"
 
 namespace tailor::trainer::cli {
 namespace {
@@ -139,16 +141,9 @@ class TrainCommand {
     ranks_.together([&] { load(); });
     if (ranks_.leads()) models::write_durable_file(directory_->config(), to_yaml(config_));
     const InterruptGuard guard(ranks_.leads());
-    const auto result = task_->train({.config = config_,
-                                      .model = *model_,
-                                      .adapter = *adapter_,
-                                      .base_model = config_.model.name_or_path.string(),
-                                      .fingerprints = fingerprints_,
-                                      .checkpoint = std::exchange(checkpoint_, std::nullopt),
-                                      .world = ranks_.world(),
-                                      .mesh = mesh_,
-                                      .vocabulary = vocabulary_part(*model_, mesh_)});
+    const auto result = run();
     if (!result.interrupted) write_final_adapter();
+    write_page();
     if (ranks_.leads()) report(result);
     return result.interrupted ? kInterruptedExit : 0;
   }
@@ -232,6 +227,38 @@ class TrainCommand {
     } else if (!config_.adapter_path.empty()) {
       scatter_adapter(peft::read_adapter(config_.adapter_path), *adapter_);
       log_info("starting from " + config_.adapter_path.string());
+    }
+  }
+
+  /// The task. A run that its guards stop has a page that shows why.
+  TrainResult run() {
+    try {
+      return task_->train({.config = config_,
+                           .model = *model_,
+                           .adapter = *adapter_,
+                           .base_model = config_.model.name_or_path.string(),
+                           .fingerprints = fingerprints_,
+                           .checkpoint = std::exchange(checkpoint_, std::nullopt),
+                           .world = ranks_.world(),
+                           .mesh = mesh_,
+                           .vocabulary = vocabulary_part(*model_, mesh_)});
+    } catch (const NumericError&) {
+      write_page();
+      throw;
+    }
+  }
+
+  /// report.html, where the job asks for it. A page that cannot be made costs no run.
+  void write_page() const {
+    if (!ranks_.leads() || !config_.output.html) return;
+    try {
+      const auto page = make_report(directory_->path());
+      const auto file = directory_->path() / "report.html";
+      models::write_durable_file(file, page.html);
+      for (const auto& note : page.notes) log_warn(note);
+      log_info("report: " + file.string());
+    } catch (const std::exception& error) {
+      log_warn("report.html: " + std::string(error.what()));
     }
   }
 
