@@ -39,6 +39,17 @@ void read_pattern(configs::Section& root, const std::string& key, bool whole,
       root.reject(key, "expected a positive whole number for \"" + name + '"');
 }
 
+/// Of the modules that PEFT can save whole, routers are known here.
+void read_modules_to_save(configs::Section& root, AdapterConfig& config) {
+  const std::string key = "modules_to_save";
+  config.modules_to_save = root.names(key, /*required=*/false);
+  const auto is_router = [](const std::string& name) {
+    return name == "gate" || name.ends_with(".gate");
+  };
+  if (!std::ranges::all_of(config.modules_to_save, is_router))
+    root.reject(key, "expected null, or the routers of a sparse model ([\"mlp.gate\"])");
+}
+
 void check_init(configs::Section& root) {
   const std::string key = "init_lora_weights";
   if (!root.is_text(key)) return root.ignore(key);
@@ -67,6 +78,7 @@ AdapterConfig parse_adapter_config(const std::string& json, const std::string& f
   lora.use_rslora = root.boolean("use_rslora", false);
   read_targets(root, config);
   config.target_parameters = root.names("target_parameters", /*required=*/false);
+  read_modules_to_save(root, config);
   if (root.is_text("peft_version")) config.peft_version = root.text("peft_version");
   root.ignore("peft_version");
   read_pattern(root, "rank_pattern", /*whole=*/true, lora.rank_pattern);
@@ -87,6 +99,7 @@ AdapterConfig parse_adapter_config(const std::string& json, const std::string& f
                                           "alpha_pattern",
                                           "layers_pattern",
                                           "target_parameters",
+                                          "modules_to_save",
                                           "peft_version",
                                           "init_lora_weights",
                                           "layers_to_transform"};
@@ -104,7 +117,8 @@ AdapterConfig parse_adapter_config(const std::string& json, const std::string& f
 
 std::string format_adapter_config(const LoraConfig& lora, const std::vector<std::string>& targets,
                                   const std::string& base_model_name_or_path,
-                                  const std::vector<std::string>& target_parameters) {
+                                  const std::vector<std::string>& target_parameters,
+                                  const std::vector<std::string>& modules_to_save) {
   using Json = nlohmann::ordered_json;
   const auto number = [](double value) -> Json {
     if (value == std::floor(value) && std::abs(value) < 1e15)
@@ -145,6 +159,7 @@ std::string format_adapter_config(const LoraConfig& lora, const std::vector<std:
             {"lora_bias", false},
             {"target_parameters", nullptr}};
   if (!target_parameters.empty()) root["target_parameters"] = target_parameters;
+  if (!modules_to_save.empty()) root["modules_to_save"] = modules_to_save;
   return root.dump(2, ' ', false, Json::error_handler_t::replace) + '\n';
 }
 

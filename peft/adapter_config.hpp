@@ -15,6 +15,7 @@ struct AdapterConfig {
   /// the factors tell which modules are adapted.
   bool by_layer = false;
   std::vector<std::string> target_parameters;  // of experts that are one parameter
+  std::vector<std::string> modules_to_save;    // routers alone: "gate", "mlp.gate"
   std::string peft_version;                    // "" where the file does not say
 };
 
@@ -26,6 +27,7 @@ AdapterConfig parse_adapter_config(const std::string& json, const std::string& f
 /// The document that PEFT reads, with `targets` as an explicit list.
 std::string format_adapter_config(const LoraConfig& lora, const std::vector<std::string>& targets,
                                   const std::string& base_model_name_or_path,
-                                  const std::vector<std::string>& target_parameters = {});
+                                  const std::vector<std::string>& target_parameters = {},
+                                  const std::vector<std::string>& modules_to_save = {});
 
 }  // namespace tailor::peft

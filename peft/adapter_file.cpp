@@ -47,6 +47,35 @@ ParsedKey parse_key(const std::string& key) {
   return {};
 }
 
+at::Tensor read_finite(const models::TensorSource& source, const models::TensorEntry& entry,
+                       std::size_t dims, const std::string& place) {
+  if (entry.dtype != "F32" && entry.dtype != "F16" && entry.dtype != "BF16")
+    throw FileError(place + ": expected F32, F16 or BF16, found " + entry.dtype);
+  if (entry.shape.size() != dims || std::ranges::any_of(entry.shape, [](auto n) { return n < 1; }))
+    throw FileError(place + (dims == 2 ? ": expected a matrix" : ": expected a vector") +
+                    ", found shape " + models::shape_text(entry.shape));
+  auto value = source.read(entry.name, at::kFloat);
+  if (!at::isfinite(value).all().item<bool>())
+    throw FileError(place + ": holds a value that is not finite");
+  return value;
+}
+
+/// Adds a tensor of a router that modules_to_save names; false for any other.
+bool add_saved(AdapterFiles& files, const models::TensorSource& source,
+               const models::TensorEntry& entry) {
+  for (const auto* parameter : {"weight", "e_score_correction_bias"}) {
+    const auto tail = std::string(".gate.") + parameter;
+    if (!entry.name.starts_with(kPrefix) || !entry.name.ends_with(tail)) continue;
+    const auto length = entry.name.size() - kPrefix.size() - tail.size();
+    const auto path = entry.name.substr(kPrefix.size(), length) + ".gate";
+    files.saved[saved_key(path, parameter)] =
+        read_finite(source, entry, tail == ".gate.weight" ? 2 : 1,
+                    files.file + ": tensor " + models::in_quotes(entry.name));
+    return true;
+  }
+  return false;
+}
+
 void add_factor(AdapterFiles& files, const models::TensorSource& source,
                 const models::TensorEntry& entry, std::set<std::string>& paths) {
   const auto place = files.file + ": tensor " + models::in_quotes(entry.name);
@@ -54,13 +83,7 @@ void add_factor(AdapterFiles& files, const models::TensorSource& source,
   if (parsed.factor == 0)
     throw FileError(place + ": expected the key of a linear layer's factor, " + kPrefix +
                     "<path>.lora_A.weight or .lora_B.weight");
-  if (entry.dtype != "F32" && entry.dtype != "F16" && entry.dtype != "BF16")
-    throw FileError(place + ": expected F32, F16 or BF16, found " + entry.dtype);
-  if (entry.shape.size() != 2 || entry.shape[0] < 1 || entry.shape[1] < 1)
-    throw FileError(place + ": expected a matrix, found shape " + models::shape_text(entry.shape));
-  auto factor = source.read(entry.name, at::kFloat);
-  if (!at::isfinite(factor).all().item<bool>())
-    throw FileError(place + ": holds a value that is not finite");
+  auto factor = read_finite(source, entry, /*dims=*/2, place);
   const auto key = factor_key(parsed.path, parsed.factor);
   if (!files.factors.emplace(key, std::move(factor)).second)
     throw FileError(place + ": a second tensor for " + key + "; expected one adapter in the file");
@@ -90,6 +113,40 @@ void check_pairs(const AdapterFiles& files, const std::set<std::string>& paths) 
 
 using Tensors = std::vector<std::pair<std::string, at::Tensor>>;
 
+/// By their keys; the adapter's memory.
+Tensors router_tensors(const LoraAdapter& adapter) {
+  Tensors out;
+  for (const auto& router : adapter.routers()) {
+    out.emplace_back(saved_key(router->path(), "weight"), router->weight().detach());
+    if (const auto& bias_E = router->correction_bias(); bias_E.defined())
+      out.emplace_back(saved_key(router->path(), "e_score_correction_bias"), bias_E);
+  }
+  return out;
+}
+
+void load_routers(const AdapterFiles& files, const LoraAdapter& adapter) {
+  const auto tensors = router_tensors(adapter);
+  if (tensors.empty() && !files.saved.empty())
+    throw FileError(files.file + ": tensor " + files.saved.begin()->first +
+                    " is a trained router; expected none where router.train_router is false");
+  auto left = files.saved;
+  for (const auto& [key, target] : tensors) {
+    const auto found = files.saved.find(key);
+    if (found == files.saved.end())
+      throw FileError(files.file + ": tensor " + key + " is missing; expected shape " +
+                      models::shape_text(target.sizes()));
+    if (found->second.sizes() != target.sizes())
+      throw FileError(files.file + ": tensor " + key + ": expected shape " +
+                      models::shape_text(target.sizes()) + ", found " +
+                      models::shape_text(found->second.sizes()));
+    target.copy_(found->second);
+    left.erase(key);
+  }
+  if (!left.empty())
+    throw FileError(files.file + ": tensor " + left.begin()->first +
+                    " fits no router of the model");
+}
+
 /// Weights first: a folder with a configuration has its weights.
 void write_both(const fs::path& directory, const Tensors& tensors, const std::string& config) {
   fs::create_directories(directory);
@@ -106,6 +163,11 @@ void verify(const AdapterFiles& memory, const fs::path& directory) {
   for (const auto& [key, factor] : memory.factors) {
     const auto found = files.factors.find(key);
     if (found == files.factors.end() || !at::equal(found->second, factor)) differs(key);
+  }
+  if (files.saved.size() != memory.saved.size()) differs("the number of routers");
+  for (const auto& [key, value] : memory.saved) {
+    const auto found = files.saved.find(key);
+    if (found == files.saved.end() || !at::equal(found->second, value)) differs(key);
   }
   for (const auto& path : paths_of(memory.factors))
     if (files.config.scale_of(path) != memory.config.scale_of(path))
@@ -149,8 +211,15 @@ AdapterFiles read_adapter(const fs::path& adapter) {
                      .file = (folder / kWeightsName).string()};
   const auto source = models::open_safetensors(folder / kWeightsName);
   std::set<std::string> paths;
-  for (const auto& entry : source->entries()) add_factor(files, *source, entry, paths);
+  const bool saves_routers = !config.modules_to_save.empty();
+  for (const auto& entry : source->entries())
+    if (!saves_routers || !add_saved(files, *source, entry))
+      add_factor(files, *source, entry, paths);
   if (paths.empty()) throw FileError(files.file + ": holds no factors");
+  if (saves_routers && files.saved.empty())
+    throw FileError(files.file + ": holds no router, though modules_to_save names \"" +
+                    config.modules_to_save.front() + '"');
+  files.config.train_router = saves_routers;
   check_pairs(files, paths);
   if (!config.target_parameters.empty()) {
     ExpertFactors experts{std::move(files.factors), std::move(files.config),
@@ -169,8 +238,15 @@ AdapterFiles read_adapter(const fs::path& adapter) {
   return files;
 }
 
+bool complete_routers(AdapterFiles& files, const LoraAdapter& adapter) {
+  if (!files.saved.empty() || adapter.routers().empty()) return false;
+  for (auto& [key, value] : router_tensors(adapter)) files.saved.emplace(key, value);
+  return true;
+}
+
 void load_factors(const AdapterFiles& files, LoraAdapter& adapter) {
   const at::NoGradGuard no_grad;
+  load_routers(files, adapter);
   std::set<std::string> left;
   for (const auto& [key, factor] : files.factors) left.insert(key);
   std::set<std::string> adapted;
@@ -221,6 +297,7 @@ AdapterFiles adapter_files(const LoraAdapter& adapter, const std::string& base_m
     paths.push_back(module.path);
   }
   files.listed_targets = explicit_targets(paths, adapter.module_paths());
+  for (auto& [key, value] : router_tensors(adapter)) files.saved.emplace(key, value);
   return files;
 }
 
@@ -250,9 +327,14 @@ void write_adapter(const AdapterFiles& files, const fs::path& directory) {
   if (files.factors.empty()) throw FileError(directory.string() + ": the adapter has no layers");
   const auto& targets = files.listed_targets.empty() ? files.config.target_modules  // full paths
                                                      : files.listed_targets;
-  write_both(directory, Tensors(files.factors.begin(), files.factors.end()),
+  Tensors tensors(files.factors.begin(), files.factors.end());
+  tensors.insert(tensors.end(), files.saved.begin(), files.saved.end());
+  // More than the last segment, which PEFT would take for Qwen2-MoE's shared_expert_gate as well.
+  std::vector<std::string> modules_to_save;
+  if (!files.saved.empty()) modules_to_save.emplace_back("mlp.gate");
+  write_both(directory, tensors,
              format_adapter_config(files.config, targets, files.base_model_name_or_path,
-                                   files.target_parameters));
+                                   files.target_parameters, modules_to_save));
   if (files.target_parameters.empty()) verify(files, directory);
 }
 

@@ -22,24 +22,30 @@ struct AdapterFiles {
   /// factors of every module that it names.
   std::vector<std::string> listed_targets;
   std::vector<std::string> target_parameters = {};  // of factors in the fused form
-  std::string file;                                 // adapter_model.safetensors, for messages
+  /// Trained routers by saved_key(), float32: matrices and correction biases; empty: the base's.
+  std::map<std::string, at::Tensor> saved = {};
+  std::string file;  // adapter_model.safetensors, for messages
 };
 
 /// `adapter` is a PEFT folder, a checkpoint or run directory, or a file in one. float16 and
 /// bfloat16 factors are widened, those of experts in the fused form (`target_parameters`) become
 /// factors of each expert (see fused_experts.hpp), the name of an adapter inside a key
-/// (".lora_A.default.weight") is dropped. Fields of adapter_config.json that would change the
-/// function and are not supported here (use_dora, bias, modules_to_save, ...) are refused by name;
-/// unknown ones only where they are not null, false or empty. Throws FileError or
-/// configs::ConfigError.
+/// (".lora_A.default.weight") is dropped. Routers among modules_to_save set config.train_router.
+/// Fields of adapter_config.json that would change the function and are not supported here
+/// (use_dora, bias, other modules_to_save, ...) are refused by name; unknown ones only where they
+/// are not null, false or empty. Throws FileError or configs::ConfigError.
 AdapterFiles read_adapter(const std::filesystem::path& adapter);
 
 /// The folder that read_adapter() reads. Throws FileError where there is none.
 std::filesystem::path adapter_folder(const std::filesystem::path& adapter);
 
-/// Copies the factors into the adapter's layers. Every key must fit a layer and every layer must
-/// have its keys: what is missing, left over or has another shape is named.
+/// Copies factors and saved routers into the adapter. Every key must fit a layer and every layer
+/// must have its keys: what is missing, left over or has another shape is named.
 void load_factors(const AdapterFiles& files, LoraAdapter& adapter);
+
+/// Where the adapter trains routers and the files hold none, they begin as they are: the files with
+/// the adapter's own. Answers whether that was so.
+bool complete_routers(AdapterFiles& files, const LoraAdapter& adapter);
 
 /// An adapter as its files hold it: factors of experts by expert, those that experts share once for
 /// each, as PEFT knows no shared ones. The factors are the adapter's memory.

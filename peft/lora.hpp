@@ -10,6 +10,7 @@
 
 #include "models/families/causal_lm.hpp"
 #include "models/layers/linear.hpp"
+#include "peft/adapted_router.hpp"
 #include "peft/grouped_lora.hpp"
 #include "peft/lora_config.hpp"
 #include "peft/lora_function.hpp"
@@ -79,7 +80,7 @@ struct Trainable {
   std::string name;  // one tensor's: "model.layers.0.mlp.experts.gate_proj.lora_A.weight"
   at::Tensor value;  // float32 leaf
   enum class Kind {
-    Single,          // of a linear layer: the same on all ranks that hold the layer
+    Single,          // of a linear layer or a router: the same on all ranks that hold the layer
     PerExpert,       // dimension 0 counts the experts held here: other ranks hold others
     SharedByExperts  // one for all experts: its gradient is the sum over the ranks of experts
   } kind = Kind::Single;
@@ -94,7 +95,7 @@ struct Trainable {
 };
 
 /// The adapter of one model: its linear layers in order of the model's slots, then its grouped
-/// layers in order of theirs.
+/// layers in order of theirs, then the routers where they are trained.
 class LoraAdapter {
  public:
   /// Wraps every slot that the configuration targets; moe_rank and moe_scale become patterns of
@@ -112,17 +113,22 @@ class LoraAdapter {
   const std::vector<std::shared_ptr<GroupedLoraLinear>>& grouped_layers() const {
     return grouped_layers_;
   }
-  /// Every matrix that is adapted, those of experts one by one.
+  /// Of the layers held here; none where they are the base's.
+  const std::vector<std::shared_ptr<AdaptedRouter>>& routers() const { return routers_; }
+  /// Every matrix that is adapted by factors, those of experts one by one.
   std::vector<AdaptedModule> modules() const;
   /// Every linear layer of the model and every projection of the experts held here, adapted or not,
   /// the head left out.
   const std::vector<std::string>& module_paths() const { return module_paths_; }
-  std::vector<at::Tensor> parameters() const;  // A, B of each layer in turn; float32, trainable
-  std::vector<Trainable> trainables() const;   // the same tensors in the same order, described
+  /// A, B of each layer in turn, then the routers' matrices; float32, trainable.
+  std::vector<at::Tensor> parameters() const;
+  std::vector<Trainable> trainables() const;  // the same tensors in the same order, described
+  /// What the adapter holds beside them: correction biases, which no gradient moves.
+  std::vector<Trainable> buffers() const;
   /// The model has routed experts, and none of them is adapted.
   bool experts_left_out() const { return has_experts_ && grouped_layers_.empty(); }
-  /// Adapted matrices and parameters a class of module ("q_proj", "experts.gate_proj"), for the
-  /// log; of what is held here.
+  /// Adapted matrices and parameters a class of module ("q_proj", "experts.gate_proj", "router"),
+  /// for the log; of what is held here.
   struct ClassCount {
     std::int64_t layers = 0, parameters = 0;
   };
@@ -144,6 +150,7 @@ class LoraAdapter {
   std::shared_ptr<const DropoutState*> dropout_;
   std::vector<std::shared_ptr<LoraLinear>> layers_;
   std::vector<std::shared_ptr<GroupedLoraLinear>> grouped_layers_;
+  std::vector<std::shared_ptr<AdaptedRouter>> routers_;
 };
 
 }  // namespace tailor::peft

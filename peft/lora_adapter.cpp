@@ -9,6 +9,8 @@ namespace {
 
 using models::Sharding;
 
+constexpr const char *kWeight = "weight", *kCorrectionBias = "e_score_correction_bias";
+
 /// Options that speak of experts, on a model without any, were meant for another model.
 void check_experts(const LoraConfig& config, bool has_experts, const std::string& place) {
   if (has_experts) return;
@@ -18,6 +20,7 @@ void check_experts(const LoraConfig& config, bool has_experts, const std::string
   };
   if (config.expert_lora != ExpertLora::PerExpert) refuse("expert_lora");
   if (config.moe_rank != MoeRank::Same) refuse("moe_rank");
+  if (config.train_router) refuse("train_router");
 }
 
 /// All experts of the seat, or none: their projections are one module.
@@ -52,6 +55,15 @@ Trainable trainable(const GroupedLoraLinear& layer, char factor, const at::Tenso
   return out;
 }
 
+Trainable saved(const AdaptedRouter& router, const char* parameter, const at::Tensor& value) {
+  return {.name = router.path() + '.' + parameter,
+          .value = value,
+          .experts = {},
+          .sharded_dim = {},
+          .sharding = {},
+          .keys = {saved_key(router.path(), parameter)}};
+}
+
 }  // namespace
 
 std::string factor_key(const std::string& path, char factor) {
@@ -64,7 +76,8 @@ LoraAdapter::LoraAdapter(models::CausalLM& model, LoraConfig config, std::uint64
   const auto slots = model.slots();
   const auto grouped = model.grouped_slots();
   has_experts_ = !grouped.empty();
-  check_experts(config, has_experts_, place);
+  // Of the whole model: a stage of a pipeline may hold dense layers alone.
+  check_experts(config, has_experts_ || model.shape().num_experts > 0, place);
   const auto moe_rank = place_of_key(config, place, "moe_rank");
   config_ = with_expert_ranks(std::move(config), model.shape().num_experts_per_tok, moe_rank);
   std::string head = "lm_head";  // no seat of its own where a model ties it to the embedding
@@ -89,6 +102,9 @@ LoraAdapter::LoraAdapter(models::CausalLM& model, LoraConfig config, std::uint64
   }
   std::erase(paths, head);
   module_paths_ = std::move(paths);
+  if (!config_.train_router) return;
+  for (const auto& router : models::routers(model))
+    routers_.push_back(std::make_shared<AdaptedRouter>(router));
 }
 
 void LoraAdapter::seat_linear(models::LinearSlot& slot, const std::string& path, std::uint64_t seed,
@@ -137,6 +153,7 @@ std::vector<at::Tensor> LoraAdapter::parameters() const {
   std::vector<at::Tensor> out;
   for (const auto& layer : layers_) out.insert(out.end(), {layer->A(), layer->B()});
   for (const auto& layer : grouped_layers_) out.insert(out.end(), {layer->A(), layer->B()});
+  for (const auto& router : routers_) out.push_back(router->weight());
   return out;
 }
 
@@ -151,6 +168,15 @@ std::vector<Trainable> LoraAdapter::trainables() const {
   for (const auto& layer : grouped_layers_)
     for (const char factor : {'A', 'B'})
       out.push_back(trainable(*layer, factor, factor == 'A' ? layer->A() : layer->B()));
+  for (const auto& router : routers_) out.push_back(saved(*router, kWeight, router->weight()));
+  return out;
+}
+
+std::vector<Trainable> LoraAdapter::buffers() const {
+  std::vector<Trainable> out;
+  for (const auto& router : routers_)
+    if (router->correction_bias().defined())
+      out.push_back(saved(*router, kCorrectionBias, router->correction_bias()));
   return out;
 }
 
@@ -166,6 +192,11 @@ std::map<std::string, LoraAdapter::ClassCount> LoraAdapter::counts() const {
     count.layers += layer->experts().count;
     count.parameters += layer->A().numel() + layer->B().numel();
   }
+  for (const auto& router : routers_) {
+    auto& count = out["router"];
+    count.layers += 1;
+    count.parameters += router->weight().numel();
+  }
   return out;
 }
 
@@ -178,6 +209,7 @@ std::int64_t LoraAdapter::num_parameters() const {
 void LoraAdapter::set_enabled(bool enabled) {
   for (const auto& layer : layers_) layer->set_enabled(enabled);
   for (const auto& layer : grouped_layers_) layer->set_enabled(enabled);
+  for (const auto& router : routers_) router->set_enabled(enabled);
 }
 
 }  // namespace tailor::peft

@@ -43,6 +43,9 @@ struct LoraConfig {
   ExpertLora expert_lora = ExpertLora::PerExpert;
   MoeRank moe_rank = MoeRank::Same;
   MoeScale moe_scale = MoeScale::KeepS;
+  /// Routers are trained whole beside the factors (see AdaptedRouter); read_lora() does not read
+  /// it.
+  bool train_router = false;
   /// "job.yaml:9:3: peft.r" of keys that can turn out wrong for a model; empty where the
   /// configuration comes from no job file.
   std::map<std::string, std::string> places;

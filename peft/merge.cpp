@@ -32,9 +32,19 @@ MergedTensors::MergedTensors(std::shared_ptr<const models::TensorSource> base,
       throw models::FileError("tensor " + name + " is adapted and missing in the base model");
     modules_.emplace(std::move(name), std::move(module));
   }
+  for (const auto& router : adapter.routers()) {
+    replaced_.emplace(router->path() + ".weight", router->weight().detach());
+    if (const auto& bias_E = router->correction_bias(); bias_E.defined())
+      replaced_.emplace(router->path() + ".e_score_correction_bias", bias_E);
+  }
+  for (const auto& [name, value] : replaced_)
+    if (!base_->contains(name))
+      throw models::FileError("tensor " + name + " is adapted and missing in the base model");
 }
 
 at::Tensor MergedTensors::read(const std::string& name, at::ScalarType dtype) const {
+  if (const auto router = replaced_.find(name); router != replaced_.end())
+    return router->second.to(dtype);
   const auto found = modules_.find(name);
   if (found == modules_.end()) return base_->read(name, dtype);
   const at::NoGradGuard no_grad;

@@ -23,7 +23,8 @@ struct MergeReport {
 };
 
 /// The tensors of a checkpoint with an adapter merged in: W + s B A is added in float32 and rounded
-/// once, to the dtype that is asked for. Everything else is read as it is.
+/// once, to the dtype that is asked for; trained routers take the place of the base's. Everything
+/// else is read as it is.
 class MergedTensors final : public models::TensorSource {
  public:
   /// The adapter may be seated in a model whose weights are not loaded. Throws FileError where
@@ -43,6 +44,7 @@ class MergedTensors final : public models::TensorSource {
 
   std::shared_ptr<const models::TensorSource> base_;
   std::map<std::string, AdaptedModule> modules_;  // by the weight's name
+  std::map<std::string, at::Tensor> replaced_;    // of routers, by name
   mutable std::mutex mutex_;
   mutable std::map<std::string, Loss> losses_;
 };

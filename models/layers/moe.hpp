@@ -32,7 +32,8 @@ struct MoeConfig {
 
 /// The router's matrix, "weight" (E, D) and, where the configuration asks,
 /// "e_score_correction_bias" (E), both read as float32 whatever the model's weights are. Logits are
-/// float32 whatever the activations are. Frozen unless weight() is made trainable.
+/// float32 whatever the activations are. Frozen; whoever trains it puts a tensor of its own into
+/// weight() and correction_bias(), and the loaded one back.
 class Router final : public Module {
  public:
   Router(std::int64_t hidden_size, std::int64_t num_experts, bool correction_bias);
@@ -74,6 +75,7 @@ class MoeBlock final : public FeedForward {
   void finish_loading(kernels::Arithmetic arithmetic) override;
 
   const MoeConfig& config() const { return config_; }
+  std::int64_t layer() const { return layer_; }
   Router& gate() { return gate_; }
   Experts& experts() { return experts_; }
   /// Who brings rows to experts; the local permutation at first.

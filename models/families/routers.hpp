@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "models/families/causal_lm.hpp"
+#include "models/layers/moe.hpp"
+
+namespace tailor::models {
+
+/// The router of a sparse layer.
+struct NamedRouter {
+  std::string name;        // of its keys' parent: "model.layers.0.mlp.gate"
+  std::int64_t layer = 0;  // its number in a RoutingTrace
+  MoeBlock* block = nullptr;
+
+  Router& router() const { return block->gate(); }
+};
+
+/// Of the layers held here, in their order; none where the model is dense.
+std::vector<NamedRouter> routers(CausalLM& model);
+
+}  // namespace tailor::models
