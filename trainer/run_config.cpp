@@ -52,6 +52,9 @@ void tell_flat_names(Section& root) {
   root.redirect("output_dir", "output.dir");
   root.redirect("lora", "peft");
   root.redirect("training", "train");
+  root.redirect("train_router", "router.train_router");
+  for (const auto* word : {"output_router_logits", "router_aux_loss_coef"})
+    root.redirect(word, "router.router_aux_loss_coef");
 }
 
 RunConfig read(const Document& document, const PathBase& base) {
@@ -67,6 +70,12 @@ RunConfig read(const Document& document, const PathBase& base) {
   const bool has_rate = train.has("learning_rate");
   config.train = read_train(train, config.notes);
   if (grpo && !has_rate) config.train.learning_rate = kGrpoLearningRate;
+  auto router = root.section("router");
+  config.router = read_router(router, grpo);
+  if (config.peft) {
+    config.peft->train_router = config.router.train_router;
+    config.peft->places["train_router"] = router.place("train_router");
+  }
   config.parallel = read_parallel(root.section("parallel"));
   config.output = read_output(root.section("output"), base);
   if (grpo) check_grpo(root, config);

@@ -61,6 +61,21 @@ struct TrainConfig {
   std::int64_t threads = 0;  // 0: one a core
 };
 
+/// Which tokens' choices are the share f of an expert in the balancing loss.
+enum class BalanceScope { GlobalBatch, MicroBatch };  // router_aux_loss_scope
+
+/// Routers of a sparse model: trained whole, beside the factors, and kept balanced. What the
+/// coefficients multiply: trainer/sft/router_balance.hpp.
+struct RouterTraining {
+  bool train_router = false;
+  double router_aux_loss_coef = 0.0;  // 0.001 where routers are trained and the job does not say
+  BalanceScope router_aux_loss_scope = BalanceScope::GlobalBatch;
+  double router_seq_aux_loss_coef = 0.0;
+  double router_z_loss_coef = 0.0;
+  double router_bias_update_rate = 0.0;
+  std::string bias_place;  // "job.yaml:12:3: router.router_bias_update_rate"
+};
+
 struct OutputConfig {
   std::filesystem::path dir;     // resolved against the job file
   std::int64_t save_steps = 50;  // 0: only at the end
@@ -84,6 +99,7 @@ struct RunConfig {
   ModelConfig model;
   std::optional<peft::LoraConfig> peft;  // method lora
   std::filesystem::path adapter_path;    // start from this adapter; empty: from the initialiser
+  RouterTraining router;
   DataConfig data;
   TrainConfig train;
   GrpoConfig grpo;                    // task grpo

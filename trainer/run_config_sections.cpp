@@ -168,6 +168,35 @@ TrainConfig read_train(Section section, std::vector<std::string>& notes) {
   return config;
 }
 
+RouterTraining read_router(Section section, bool grpo) {
+  constexpr double kAuxLossCoef = 1e-3;  // of Mixtral's and Qwen's configurations
+  section.redirect("output_router_logits", "router_aux_loss_coef");
+  section.redirect("aux_loss_alpha", "router_seq_aux_loss_coef");
+  section.redirect("moe_aux_loss_coeff", "router_aux_loss_coef");
+  section.redirect("moe_z_loss_coeff", "router_z_loss_coef");
+  section.redirect("moe_router_bias_update_rate", "router_bias_update_rate");
+  RouterTraining config;
+  config.train_router = section.boolean("train_router", config.train_router);
+  const auto number = [&](const char* key, double fallback) {
+    const auto value = section.number(key, fallback, kNotNegative);
+    if (value > 0.0 && !config.train_router && !section.failed(key))
+      section.report(key, "needs train_router: true: a frozen router is not balanced");
+    return value;
+  };
+  config.router_aux_loss_coef =
+      number("router_aux_loss_coef", config.train_router ? kAuxLossCoef : 0.0);
+  config.router_aux_loss_scope =
+      read_word(section, "router_aux_loss_scope", kBalanceScopes, config.router_aux_loss_scope);
+  config.router_seq_aux_loss_coef = number("router_seq_aux_loss_coef", 0.0);
+  config.router_z_loss_coef = number("router_z_loss_coef", 0.0);
+  config.router_bias_update_rate = number("router_bias_update_rate", 0.0);
+  config.bias_place = section.place("router_bias_update_rate");
+  if (grpo && config.train_router)
+    section.report("train_router", "expected false under task: grpo, which trains factors alone");
+  section.finish();
+  return config;
+}
+
 ParallelConfig read_parallel(Section section) {
   constexpr std::int64_t kMaxRanks = 1 << 20;
   section.redirect("tp", "tensor_parallel_size");

@@ -11,6 +11,8 @@ namespace tailor::trainer {
 ModelConfig read_model(configs::Section section, const PathBase& base);
 DataConfig read_data(configs::Section section, const PathBase& base, bool of_prompts);
 TrainConfig read_train(configs::Section section, std::vector<std::string>& notes);
+/// `grpo`: the task, which leaves routers alone.
+RouterTraining read_router(configs::Section section, bool grpo);
 ParallelConfig read_parallel(configs::Section section);
 OutputConfig read_output(configs::Section section, const PathBase& base);
 GrpoConfig read_grpo(configs::Section section);

@@ -113,6 +113,17 @@ void compare_peft(const peft::LoraConfig& a, const peft::LoraConfig& b, Comparis
   compare("peft.moe_scale", a.moe_scale, b.moe_scale, kMoeScales);
 }
 
+void compare_router(const RouterTraining& a, const RouterTraining& b, Comparison& differs) {
+  differs("router.train_router", a.train_router, b.train_router);
+  differs("router.router_aux_loss_coef", a.router_aux_loss_coef, b.router_aux_loss_coef);
+  differs("router.router_aux_loss_scope", word_of(a.router_aux_loss_scope, kBalanceScopes),
+          word_of(b.router_aux_loss_scope, kBalanceScopes));
+  differs("router.router_seq_aux_loss_coef", a.router_seq_aux_loss_coef,
+          b.router_seq_aux_loss_coef);
+  differs("router.router_z_loss_coef", a.router_z_loss_coef, b.router_z_loss_coef);
+  differs("router.router_bias_update_rate", a.router_bias_update_rate, b.router_bias_update_rate);
+}
+
 void compare_train(const TrainConfig& a, const TrainConfig& b, Comparison& differs) {
   differs("train.learning_rate", a.learning_rate, b.learning_rate);
   differs("train.lr_scheduler_type", a.lr_scheduler_type, b.lr_scheduler_type);
@@ -191,6 +202,7 @@ ResumeDifferences compare_configs(const RunConfig& begun, const RunConfig& now) 
   refused("model.compute_dtype", begun.model.compute_dtype, now.model.compute_dtype);
   refused("peft", begun.peft.has_value(), now.peft.has_value());
   if (begun.peft && now.peft) compare_peft(*begun.peft, *now.peft, refused);
+  compare_router(begun.router, now.router, refused);
   compare_data(begun.data, now.data, refused);
   compare_train(begun.train, now.train, refused);
   if (begun.task == "grpo" && now.task == "grpo") {

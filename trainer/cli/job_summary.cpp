@@ -23,6 +23,21 @@ std::unique_ptr<peft::LoraAdapter> seat_new_adapter(models::CausalLM& model,
                                              config.target_modules_place);
 }
 
+void check_router(const RunConfig& config, const peft::LoraAdapter& adapter,
+                  const distributed::MeshSizes& sizes) {
+  if (!config.router.train_router) return;
+  const auto has_bias = [](const auto& router) { return router->correction_bias().defined(); };
+  if (config.router.router_bias_update_rate > 0.0 &&
+      std::ranges::none_of(adapter.routers(), has_bias))
+    throw configs::ConfigError(
+        config.router.bias_place +
+        ": the model's routers have no e_score_correction_bias; leave it out");
+  if (sizes.pp > 1)
+    throw configs::ConfigError(config.parallel.place + ".pipeline_parallel_size " +
+                               std::to_string(sizes.pp) +
+                               ": expected 1 where routers are trained (router.train_router)");
+}
+
 std::string with_commas(std::int64_t number) {
   auto out = std::to_string(number);
   for (auto at = static_cast<std::int64_t>(out.size()) - 3; at > (number < 0 ? 1 : 0); at -= 3)
@@ -72,12 +87,17 @@ std::string describe_adapter(const peft::LoraAdapter& adapter) {
   const auto& config = adapter.config();
   std::string classes;
   std::int64_t num_layers = 0;
+  std::string routers;
   for (const auto& [name, count] : adapter.counts()) {
+    if (name == "router") {
+      routers = ", and " + std::to_string(count.layers) + " routers";
+      continue;
+    }
     num_layers += count.layers;
     classes += (classes.empty() ? "" : ", ") + name + " " + std::to_string(count.layers);
   }
   return "r " + std::to_string(config.r) + ", alpha " + fixed(config.lora_alpha, 0) + " in " +
-         std::to_string(num_layers) + " layers (" + classes + "), " +
+         std::to_string(num_layers) + " layers (" + classes + ")" + routers + ", " +
          with_commas(adapter.num_parameters()) + " parameters";
 }
 

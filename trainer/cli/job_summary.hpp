@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "distributed/mesh.hpp"
 #include "models/families/causal_lm.hpp"
 #include "peft/lora.hpp"
 #include "trainer/cli/session.hpp"
@@ -15,6 +16,11 @@ namespace tailor::trainer::cli {
 /// the place of peft.target_modules where a target matches nothing.
 std::unique_ptr<peft::LoraAdapter> seat_new_adapter(models::CausalLM& model,
                                                     const RunConfig& config);
+
+/// Refuses what the job asks of routers and this model, whose adapter is given whole, or the layout
+/// cannot give. Throws ConfigError.
+void check_router(const RunConfig& config, const peft::LoraAdapter& adapter,
+                  const distributed::MeshSizes& sizes = {});
 
 std::string with_commas(std::int64_t number);
 std::string counted(std::int64_t count, const std::string& noun);  // "1 step", "1,234 steps"

@@ -75,7 +75,9 @@ bool is_finished(const RunDirectory& directory, const Checkpoint& checkpoint,
 /// Factors to begin with from peft.adapter_path. What the job says of the adapter must be what the
 /// files say: nothing that the user wrote is changed in silence.
 void start_from(const fs::path& path, peft::LoraAdapter& adapter) {
-  const auto files = peft::read_adapter(path);
+  auto files = peft::read_adapter(path);
+  if (peft::complete_routers(files, adapter))
+    log_info(path.string() + " holds no routers: they begin as the model's");
   for (const auto& module : adapter.modules()) {
     const double saved = files.config.scale_of(module.path);
     if (files.factors.contains(peft::factor_key(module.path, 'A')) && saved != module.scale)
@@ -169,6 +171,7 @@ class TrainCommand {
       const auto shell = models::make_causal_lm(pretrained_.config_json, pretrained_.config_file);
       log_info("model: " + describe_model(*shell, pretrained_, precision_));
       const auto adapter = seat_new_adapter(*shell, config_);
+      check_router(config_, *adapter, mesh_.sizes);
       log_info("adapter: " + describe_adapter(*adapter));
       for (const auto& warning : adapter_warnings(*adapter)) log_warn(warning);
       if (!config_.adapter_path.empty()) start_from(config_.adapter_path, *adapter);
@@ -225,7 +228,9 @@ class TrainCommand {
       log_info("resuming behind step " + std::to_string(checkpoint_->state.step) + " of " +
                std::to_string(task_->total_steps()) + ", from " + checkpoint_->path.string());
     } else if (!config_.adapter_path.empty()) {
-      scatter_adapter(peft::read_adapter(config_.adapter_path), *adapter_);
+      auto files = peft::read_adapter(config_.adapter_path);
+      peft::complete_routers(files, *adapter_);
+      scatter_adapter(files, *adapter_);
       log_info("starting from " + config_.adapter_path.string());
     }
   }

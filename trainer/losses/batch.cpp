@@ -15,7 +15,8 @@ LabelledBatch make_batch(const std::vector<const Example*>& documents, std::int6
   }
   const auto over = tokens % static_cast<std::size_t>(multiple);
   if (over > 0) ids.emplace_back(static_cast<std::size_t>(multiple) - over, std::int64_t{0});
-  LabelledBatch batch{models::pack(ids), {}, 0};
+  LabelledBatch batch{models::pack(ids), {}, 0, 0};
+  batch.num_filling = batch.num_tokens() - static_cast<std::int64_t>(tokens);
   batch.targets_T = at::full({batch.num_tokens()}, kIgnore, at::kLong);
   auto* target = batch.targets_T.mutable_data_ptr<std::int64_t>();
   for (const auto* document : documents) {

@@ -13,6 +13,7 @@ namespace tailor::trainer {
 struct LabelledBatch : models::Batch {
   at::Tensor targets_T;  // int64
   std::int64_t num_supervised = 0;
+  std::int64_t num_filling = 0;  // tokens at the end, of no document of the data
 };
 
 /// Row counts that a batch is filled up to. oneDNN, which multiplies bfloat16, compiles and keeps a

@@ -9,15 +9,12 @@
 #include <ATen/ops/zeros.h>
 
 namespace tailor::trainer {
-namespace {
 
-at::Tensor shares(const at::Tensor& logits_TE, Score score) {
+at::Tensor expert_shares(const at::Tensor& logits_TE, Score score) {
   if (score == Score::Softmax) return logits_TE.softmax(1);
   const auto scores_TE = logits_TE.sigmoid();
   return scores_TE / scores_TE.sum(1, /*keepdim=*/true);
 }
-
-}  // namespace
 
 at::Tensor expert_counts(const at::Tensor& ids_TK, std::int64_t num_experts) {
   return at::bincount(ids_TK.flatten(), /*weights=*/{}, num_experts).to(at::kDouble);
@@ -26,7 +23,7 @@ at::Tensor expert_counts(const at::Tensor& ids_TK, std::int64_t num_experts) {
 at::Tensor load_balancing_loss(const at::Tensor& logits_TE, const at::Tensor& counts_E,
                                Score score) {
   const auto share_E = (counts_E / counts_E.sum()).to(logits_TE.scalar_type());
-  return (share_E * shares(logits_TE, score).mean(0)).sum() * logits_TE.size(1);
+  return (share_E * expert_shares(logits_TE, score).mean(0)).sum() * logits_TE.size(1);
 }
 
 at::Tensor sequence_balancing_loss(const at::Tensor& logits_TE, const at::Tensor& ids_TK,

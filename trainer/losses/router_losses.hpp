@@ -14,12 +14,15 @@ namespace tailor::trainer {
 /// those that count, padding left out. Coefficients and the mean over layers are the caller's.
 using Score = models::RouterConfig::Score;
 
+/// What a router thinks of every expert, p_te: softmax, or sigmoid divided by its sum over experts.
+at::Tensor expert_shares(const at::Tensor& logits_TE, Score score = Score::Softmax);
+
 /// Slots that go to every expert, c_e: (E) float64, without gradient.
 at::Tensor expert_counts(const at::Tensor& ids_TK, std::int64_t num_experts);
 
 /// Load balancing of one layer: E sum_e f_e P_e, with f_e = c_e / sum c the share of slots and
-/// P_e = mean_t p_te the mean score, softmax, or sigmoid divided by its sum over experts (Fedus et
-/// al. 2021, arXiv:2101.03961, eqs. 4 to 6; here f sums to 1 for any K). 1 at balance. `counts_E`
+/// P_e = mean_t p_te the mean of expert_shares() (Fedus et al. 2021, arXiv:2101.03961, eqs. 4 to 6;
+/// here f sums to 1 for any K). 1 at balance. `counts_E`
 /// may come from more tokens than these: of a whole batch, of all ranks (arXiv:2501.11873).
 at::Tensor load_balancing_loss(const at::Tensor& logits_TE, const at::Tensor& counts_E,
                                Score score = Score::Softmax);

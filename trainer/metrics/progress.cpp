@@ -57,6 +57,16 @@ std::string steps_text(const StepMetrics& metrics, const Progress& progress) {
   return step + "/" + total;
 }
 
+constexpr const char* kMaxLoad = "router/max_load";
+
+/// How balanced the experts are, where routers are trained.
+std::string router_text(const StepMetrics& metrics) {
+  const auto load = find_number(metrics.more, kMaxLoad),
+             aux = find_number(metrics.more, "aux_loss");
+  if (!load || !aux) return {};
+  return printed("  aux loss %.3f", *aux) + printed("  max load %.2f", *load);
+}
+
 bool is_grpo(const StepMetrics& metrics) {
   return find_number(metrics.more, "clip_ratio/region_mean").has_value();
 }
@@ -103,6 +113,8 @@ std::vector<std::string> figures(const StepMetrics& metrics, const Progress& pro
     list.push_back("loss " + loss_text(metrics.loss));
     list.push_back("lr " + learning_rate_text(metrics.learning_rate));
     list.push_back("grad " + norm_text(metrics.grad_norm));
+    if (const auto load = find_number(metrics.more, kMaxLoad))
+      list.push_back(printed("max load %.2f", *load));
     list.push_back(rate_text(metrics.tokens_per_second) + " tok/s (" +
                    rate_text(metrics.supervised_tokens_per_second) + ")");
     list.push_back(bytes_text(metrics.rss_bytes));
@@ -145,8 +157,9 @@ std::string plain_line(const StepMetrics& metrics, const Progress& progress) {
   }
   line += "  loss " + loss_text(metrics.loss) + "  lr " +
           learning_rate_text(metrics.learning_rate) + "  grad norm " +
-          norm_text(metrics.grad_norm) + "  " + rate_text(metrics.tokens_per_second) +
-          " tokens/s (" + rate_text(metrics.supervised_tokens_per_second) + " supervised)  " +
+          norm_text(metrics.grad_norm) + router_text(metrics) + "  " +
+          rate_text(metrics.tokens_per_second) + " tokens/s (" +
+          rate_text(metrics.supervised_tokens_per_second) + " supervised)  " +
           bytes_text(metrics.rss_bytes) + "  " + duration_text(progress.elapsed_s) + " gone";
   if (progress.left_s) line += ", " + duration_text(*progress.left_s) + " left";
   return line;

@@ -66,7 +66,9 @@ std::string pack(const std::vector<Piece>& own) {
   std::int64_t total = 0;
   for (const auto& piece : own) {
     head << piece.name << ' ' << piece.dim << ' ' << piece.index << ' ' << piece.count << ' '
-         << piece.value.size(0) << ' ' << piece.value.size(1) << '\n';
+         << piece.value.dim();
+    for (const auto extent : piece.value.sizes()) head << ' ' << extent;
+    head << '\n';
     total += piece.value.numel();
   }
   auto out = std::to_string(own.size()) + '\n' + head.str();
@@ -84,9 +86,11 @@ std::vector<Piece> unpack(const std::string& bytes) {
   head >> number;
   std::vector<Piece> out(number);
   for (auto& piece : out) {
-    std::int64_t rows = 0, columns = 0;
-    head >> piece.name >> piece.dim >> piece.index >> piece.count >> rows >> columns;
-    piece.value = at::empty({rows, columns}, at::kFloat);
+    std::size_t dims = 0;
+    head >> piece.name >> piece.dim >> piece.index >> piece.count >> dims;
+    std::vector<std::int64_t> shape(dims);
+    for (auto& extent : shape) head >> extent;
+    piece.value = at::empty(shape, at::kFloat);
   }
   head.get();  // the end of the last line
   auto at = static_cast<std::size_t>(head.tellg());
@@ -131,6 +135,14 @@ NamedTensors join(const std::map<std::string, Parts>& by_name) {
   return out;
 }
 
+/// What the adapter's files hold.
+std::vector<Trainable> all_tensors(const peft::LoraAdapter& adapter) {
+  auto out = adapter.trainables();
+  const auto buffers = adapter.buffers();
+  out.insert(out.end(), buffers.begin(), buffers.end());
+  return out;
+}
+
 }  // namespace
 
 Placement placement_of(const Trainable& trainable) {
@@ -169,11 +181,16 @@ NamedTensors gather_whole(const std::vector<Trainable>& trainables,
 
 peft::AdapterFiles gather_adapter(const peft::LoraAdapter& adapter, const std::string& base_model,
                                   distributed::Group& world, const distributed::Mesh& mesh) {
-  const auto trainables = adapter.trainables();
+  const auto trainables = all_tensors(adapter);
   peft::AdapterFiles files{.config = adapter.config(), .base_model_name_or_path = base_model};
   std::set<std::string> adapted;
   for (auto& [name, value] : gather_whole(trainables, values_of(trainables), world, mesh)) {
-    adapted.insert(name.substr(0, name.rfind(".lora_")));
+    const auto factor = name.rfind(".lora_");
+    if (factor == std::string::npos) {
+      files.saved.emplace(kPrefix + name, std::move(value));
+      continue;
+    }
+    adapted.insert(name.substr(0, factor));
     files.factors.emplace(kPrefix + name, std::move(value));
   }
   if (world.rank() != 0) return files;
@@ -187,7 +204,8 @@ peft::AdapterFiles gather_adapter(const peft::LoraAdapter& adapter, const std::s
 void scatter_adapter(const peft::AdapterFiles& files, const peft::LoraAdapter& adapter) {
   NamedTensors whole;
   for (const auto& [key, value] : files.factors) whole.emplace_back(name_of(key), value);
-  const auto trainables = adapter.trainables();
+  for (const auto& [key, value] : files.saved) whole.emplace_back(name_of(key), value);
+  const auto trainables = all_tensors(adapter);
   scatter_whole(whole, trainables, values_of(trainables), files.file);
 }
 

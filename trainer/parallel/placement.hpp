@@ -36,8 +36,8 @@ NamedTensors gather_whole(const std::vector<peft::Trainable>& trainables,
 void scatter_whole(const NamedTensors& whole, const std::vector<peft::Trainable>& trainables,
                    const std::vector<at::Tensor>& values, const std::string& file);
 
-/// The same of an adapter's factors, as its files hold them. gather_adapter() is collective, and
-/// rank 0's answer counts.
+/// The same of an adapter's factors and routers, as its files hold them. gather_adapter() is
+/// collective, and rank 0's answer counts.
 peft::AdapterFiles gather_adapter(const peft::LoraAdapter& adapter, const std::string& base_model,
                                   distributed::Group& world, const distributed::Mesh& mesh);
 void scatter_adapter(const peft::AdapterFiles& files, const peft::LoraAdapter& adapter);

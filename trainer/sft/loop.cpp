@@ -4,6 +4,7 @@
 
 #include "trainer/metrics/log.hpp"
 #include "trainer/sft/evaluate.hpp"
+#include "trainer/sft/router_balance.hpp"
 
 namespace tailor::trainer {
 namespace {
@@ -18,6 +19,7 @@ class SftLoop {
         source_(train, run.config.data, config_.seed),
         training_(run, total_steps(config_, source_.rows_in_epoch(), run.mesh.sizes.data())) {
     source_.seek(training_.state().data);
+    if (run.config.router.train_router) balance_.emplace(run.config.router, run.adapter, run.mesh);
   }
 
   TrainResult operator()() {
@@ -54,7 +56,9 @@ class SftLoop {
     return share;
   }
 
-  StepPass pass(std::int64_t number) const {
+  StepPass pass(std::int64_t number) {
+    if (balance_)
+      return balance_->pass(run_.model, run_.adapter, config_.seed, number, run_.vocabulary);
     if (run_.mesh.sizes.pp > 1)
       return in_stages(run_.model, run_.adapter, config_.seed, number, run_.mesh, run_.vocabulary);
     return one_by_one(
@@ -66,6 +70,7 @@ class SftLoop {
     const auto share = draw();
     auto settings = training_.settings();
     settings.first_token = share.first_token;
+    settings.unsupervised_too = balance_.has_value();
     const auto report = sft_step(pass(settings.step), training_.trainable(), training_.optimizer(),
                                  share.documents, training_.sync(), settings);
     training_.state().data = source_.position();
@@ -75,6 +80,7 @@ class SftLoop {
     metrics.grad_norm = report.grad_norm;
     metrics.mean_token_accuracy =
         static_cast<double>(report.num_correct) / static_cast<double>(report.num_supervised);
+    if (balance_) metrics.more = balance_->finish_step();
     training_.count_step(metrics, report.num_tokens, report.num_supervised, seconds_since(begin));
   }
 
@@ -108,6 +114,7 @@ class SftLoop {
   const Dataset* eval_;
   RowSource source_;
   AdapterTraining training_;
+  std::optional<RouterBalance> balance_;  // where routers are trained
 };
 
 }  // namespace

@@ -36,12 +36,14 @@ LabelledBatch empty_batch(std::int64_t row_multiple) {
   Example nothing;
   nothing.ids.assign(1, 0);
   nothing.labels.assign(1, kIgnore);
-  return make_batch({&nothing}, row_multiple);
+  auto batch = make_batch({&nothing}, row_multiple);
+  batch.num_filling = batch.num_tokens();
+  return batch;
 }
 
-/// The step's micro-batches. One without targets is left out, except where ranks need each other in
-/// every forward, for experts or for parts of the base: each then has as many as the one that has
-/// most.
+/// The step's micro-batches. One without targets is left out, except where routers learn from it
+/// and where ranks need each other in every forward, for experts or for parts of the base: each
+/// then has as many as the one that has most.
 std::vector<NumberedBatch> numbered_batches(std::span<const Example* const> documents,
                                             const distributed::Mesh& mesh,
                                             const StepSettings& settings) {
@@ -49,7 +51,8 @@ std::vector<NumberedBatch> numbered_batches(std::span<const Example* const> docu
   std::vector<NumberedBatch> out;
   for (const auto& micro_batch : cut(documents, settings.micro_batch_tokens)) {
     auto batch = make_batch(micro_batch.documents, settings.row_multiple);
-    if (batch.num_supervised == 0 && lockstep == nullptr) continue;
+    const bool counts = batch.num_supervised > 0 || settings.unsupervised_too;
+    if (!counts && lockstep == nullptr) continue;
     out.push_back({std::move(batch), settings.first_token + micro_batch.first_token});
   }
   if (lockstep == nullptr) return out;
@@ -58,20 +61,6 @@ std::vector<NumberedBatch> numbered_batches(std::span<const Example* const> docu
     out.push_back({empty_batch(settings.row_multiple), settings.first_token});
   return out;
 }
-
-/// Dropout on for one forward.
-class DropoutScope {
- public:
-  DropoutScope(peft::LoraAdapter& adapter, const peft::DropoutState& state) : adapter_(adapter) {
-    adapter_.set_dropout(&state);
-  }
-  ~DropoutScope() { adapter_.set_dropout(nullptr); }
-  DropoutScope(const DropoutScope&) = delete;
-  DropoutScope& operator=(const DropoutScope&) = delete;
-
- private:
-  peft::LoraAdapter& adapter_;
-};
 
 }  // namespace
 

@@ -16,12 +16,27 @@ namespace tailor::trainer {
 /// Summed loss of a micro-batch whose first token has number `first_token` within the step.
 using BatchLoss = std::function<SummedLoss(const LabelledBatch& batch, std::int64_t first_token)>;
 
+/// Dropout on for one forward.
+class DropoutScope {
+ public:
+  DropoutScope(peft::LoraAdapter& adapter, const peft::DropoutState& state) : adapter_(adapter) {
+    adapter_.set_dropout(&state);
+  }
+  ~DropoutScope() { adapter_.set_dropout(nullptr); }
+  DropoutScope(const DropoutScope&) = delete;
+  DropoutScope& operator=(const DropoutScope&) = delete;
+
+ private:
+  peft::LoraAdapter& adapter_;
+};
+
 struct StepSettings {
   std::int64_t step = 0;  // for messages, from 1
   double learning_rate = 0.0;
   double max_grad_norm = 0.0;  // 0: no clipping
   std::int64_t micro_batch_tokens = 1024, row_multiple = 1;
-  std::int64_t first_token = 0;  // number within the step, over all ranks, of this rank's first
+  std::int64_t first_token = 0;   // number within the step, over all ranks, of this rank's first
+  bool unsupervised_too = false;  // micro-batches without targets count: routers learn from them
 };
 
 struct StepReport {

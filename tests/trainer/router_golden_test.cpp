@@ -1,0 +1,141 @@
+// Trained routers against HF PEFT and transformers (scripts/golden/make_router_goldens.py).
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include <catch2/catch.hpp>
+
+#include "tests/trainer/peft_golden.hpp"
+#include "trainer/losses/router_losses.hpp"
+#include "trainer/sft/flat_parameters.hpp"
+#include "trainer/sft/router_balance.hpp"
+
+using namespace tailor;
+
+namespace {
+
+struct Setting : tests::PeftGolden {
+  explicit Setting(const std::string& name) : PeftGolden("router", name) {
+    REQUIRE_FALSE(adapter->routers().empty());
+  }
+
+  std::vector<double> numbers(const std::string& name) const {
+    const auto values = golden->read(name, at::kFloat);
+    return {values.const_data_ptr<float>(), values.const_data_ptr<float>() + values.numel()};
+  }
+};
+
+/// load_balancing_loss_func of transformers 5: all layers in one, and shares that sum to K.
+double pooled_loss(const std::vector<models::RoutingTrace::Layer>& layers) {
+  std::vector<at::Tensor> logits, ids;
+  for (const auto& layer : layers) {
+    logits.push_back(layer.logits_TE);
+    ids.push_back(layer.ids_TK);
+  }
+  const auto p_TE = at::cat(logits).softmax(1);
+  const auto counts_E = trainer::expert_counts(at::cat(ids), p_TE.size(1));
+  const auto share_E = counts_E / p_TE.size(0);
+  return (share_E * p_TE.mean(0)).sum().item<double>() * static_cast<double>(p_TE.size(1));
+}
+
+const auto kGradient = [](const at::Tensor& value) {
+  REQUIRE(value.grad().defined());
+  return value.grad();
+};
+
+}  // namespace
+
+TEST_CASE("trained routers saved by PEFT give PEFT's logits", "[trainer]") {
+  const auto name = GENERATE(as<std::string>(), "mixtral", "olmoe", "qwen3_moe", "deepseek_v3");
+  CAPTURE(name);
+  const Setting setting(name);
+  const at::NoGradGuard no_grad;
+  const auto expected = setting.golden->read("logits", at::kFloat);
+  const auto difference = [&] {
+    const auto logits = setting.model->lm_head()(setting.model->hidden_states(setting.batch));
+    return (logits - expected).abs().max().item<double>();
+  };
+  CHECK(difference() < 1e-4);
+  for (const auto& router : setting.adapter->routers()) router->set_enabled(false);
+  CHECK(difference() > 1e-2);  // they do something
+  setting.adapter->set_enabled(false);
+  const auto base = tests::load_tiny("tiny_" + name);
+  CHECK(setting.model->hidden_states(setting.batch).equal(base->hidden_states(setting.batch)));
+}
+
+TEST_CASE("gradients of routers and factors equal PEFT's", "[trainer]") {
+  const auto name = GENERATE(as<std::string>(), "mixtral", "olmoe", "qwen3_moe", "deepseek_v3");
+  CAPTURE(name);
+  const Setting setting(name);
+  const auto loss = setting.mean_loss();
+  CHECK(loss.item<double>() == Approx(setting.numbers("loss").front()).epsilon(1e-6));
+  loss.backward();
+  CHECK(setting.largest_difference("gradient", kGradient) < 1e-5);
+}
+
+TEST_CASE("what routers say has transformers' balancing loss", "[trainer]") {
+  const auto name = GENERATE(as<std::string>(), "mixtral", "olmoe", "qwen3_moe");
+  CAPTURE(name);
+  const Setting setting(name);
+  const at::NoGradGuard no_grad;
+  models::RoutingTrace trace;
+  auto batch = setting.batch;
+  batch.trace = &trace;
+  setting.model->hidden_states(batch);
+  const auto aux = setting.numbers("layer_aux_losses"), z = setting.numbers("z_losses");
+  std::vector<models::RoutingTrace::Layer> layers;
+  for (const auto& [number, layer] : trace.layers) {
+    const auto i = layers.size();
+    const auto counts_E = trainer::expert_counts(layer.ids_TK, layer.logits_TE.size(1));
+    const auto ours = trainer::load_balancing_loss(layer.logits_TE, counts_E).item<double>();
+    // Theirs is K at balance, ours 1.
+    CHECK(static_cast<double>(layer.ids_TK.size(1)) * ours == Approx(aux.at(i)).epsilon(1e-5));
+    CHECK(trainer::z_loss(layer.logits_TE).item<double>() == Approx(z.at(i)).epsilon(1e-5));
+    layers.push_back(layer);
+  }
+  CHECK(pooled_loss(layers) == Approx(setting.numbers("aux_loss").front()).epsilon(1e-5));
+}
+
+TEST_CASE("gradients of the balanced loss equal those of transformers' function", "[trainer]") {
+  const auto name = GENERATE(as<std::string>(), "mixtral", "olmoe", "qwen3_moe");
+  const std::int64_t micro_batch_tokens = GENERATE(1024, 15);
+  CAPTURE(name, micro_batch_tokens);
+  Setting setting(name);
+  trainer::FlatParameters::Named named;
+  for (const auto& trainable : setting.adapter->trainables())
+    named.emplace_back(trainable.name, trainable.value);
+  trainer::FlatParameters trainable(named);
+  const auto world = distributed::make_single_group();
+  const auto mesh = distributed::make_mesh(*world, {});
+  const auto coefficients = setting.numbers("coefficients");
+  trainer::RouterBalance balance({.train_router = true,
+                                  .router_aux_loss_coef = coefficients[0],
+                                  .router_z_loss_coef = coefficients[1],
+                                  .bias_place = {}},
+                                 *setting.adapter, mesh);
+  std::vector<const trainer::Example*> rows;
+  for (const auto& document : setting.documents) rows.push_back(&document);
+  std::vector<trainer::NumberedBatch> batches;
+  std::int64_t supervised = 0;
+  for (const auto& part : trainer::cut(rows, micro_batch_tokens)) {
+    batches.push_back({trainer::make_batch(part.documents, /*multiple=*/4), part.first_token});
+    supervised += batches.back().batch.num_supervised;
+  }
+  const auto share = at::full({}, 1.0 / static_cast<double>(supervised), at::kFloat);
+  const auto pass = balance.pass(*setting.model, *setting.adapter, /*seed=*/0, /*step=*/1, {});
+  const auto sums = pass(batches, share);
+  CHECK(sums.loss / static_cast<double>(supervised) ==
+        Approx(setting.numbers("loss").front()).epsilon(1e-5));
+  CHECK(setting.largest_difference("balanced_gradient", kGradient) < 1e-5);
+
+  const auto metrics = balance.finish_step();
+  const auto mean = [&](const char* values) {
+    double sum = 0.0;
+    for (const auto value : setting.numbers(values)) sum += value;
+    return sum / static_cast<double>(setting.numbers(values).size());
+  };
+  const auto chosen = static_cast<double>(setting.model->shape().num_experts_per_tok);
+  CHECK(*trainer::find_number(metrics, "aux_loss") ==
+        Approx(mean("layer_aux_losses") / chosen).epsilon(1e-5));
+  CHECK(*trainer::find_number(metrics, "z_loss") == Approx(mean("z_losses")).epsilon(1e-5));
+  CHECK(*trainer::find_number(metrics, "router/max_load") > 1.0);
+}

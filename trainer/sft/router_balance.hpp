@@ -1,0 +1,74 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "trainer/metrics/metrics.hpp"
+#include "trainer/run_config.hpp"
+#include "trainer/sft/step.hpp"
+
+namespace tailor::trainer {
+
+/// Trains the routers of a sparse model in SFT and keeps their experts equally busy. What a step
+/// minimises is the mean cross-entropy of its supervised tokens, and beside it, each the mean over
+/// the model's L sparse layers of a loss of router_losses.hpp,
+///
+///   router_aux_loss_coef      load_balancing_loss: E sum_e f_e P_e
+///   router_seq_aux_loss_coef  sequence_balancing_loss: the same in every document, their mean
+///   router_z_loss_coef        z_loss: mean_t logsumexp(z_t)^2
+///
+/// over all tokens of the step's documents, those that are not supervised too and what fills up a
+/// batch not, of all micro-batches and ranks: a token, and in the second a document, weighs the
+/// same wherever it is computed. So do the shares f of the first under BalanceScope::GlobalBatch
+/// (Qiu et al. 2025, arXiv:2501.11873): they are counted over the whole step before the first
+/// backward, which costs one more forward of every micro-batch but the last. Under MicroBatch they
+/// are those of the micro-batch and rank alone, as in transformers: cheaper, and then the loss
+/// depends on how a step is cut. Counts carry no gradient.
+///
+/// Behind the update router_bias_update_rate moves the correction biases by the counts of the whole
+/// step, where the family has them; they are no parameters of the optimizer.
+///
+/// Ranks of tp see the same tokens and add up gradients: each has 1 / tp of these losses.
+class RouterBalance {
+ public:
+  /// `adapter` and `mesh` outlive this. Collective over mesh.pp.
+  RouterBalance(const RouterTraining& config, const peft::LoraAdapter& adapter,
+                const distributed::Mesh& mesh);
+
+  /// Forward and backward of a step, on a rank that holds all layers; outlived by everything given.
+  /// Collective over mesh.data.
+  StepPass pass(models::CausalLM& model, peft::LoraAdapter& adapter, std::uint64_t seed,
+                std::int64_t step, const VocabularyPart& vocabulary);
+
+  /// Once, behind the update of a step: moves the biases and answers, without coefficients and of
+  /// the whole step, `aux_loss` (1 at balance), `z_loss`, `seq_aux_loss` where it is trained, and
+  /// `router/max_load`, the tokens of the busiest expert of any layer over the mean of its layer.
+  /// Collective over mesh.data and mesh.pp.
+  std::vector<Metric> finish_step();
+
+ private:
+  /// Of one router; of this rank until it is shared.
+  struct Layer {
+    at::Tensor counts_E;  // slots, float64
+    at::Tensor shares_E;  // sums of expert_shares(), float64
+  };
+
+  bool counts_first() const;
+  void begin(std::span<const NumberedBatch> batches);
+  void count(const models::RoutingTrace& trace, const LabelledBatch& batch);
+  void share_counts();
+  /// The losses of a micro-batch with their weights within the step; undefined without tokens.
+  at::Tensor loss(const models::RoutingTrace& trace, const LabelledBatch& batch);
+  at::Tensor all_counts() const;  // (routers, E)
+
+  const RouterTraining config_;
+  const peft::LoraAdapter& adapter_;
+  const distributed::Mesh& mesh_;
+  double num_layers_ = 0.0;                        // sparse ones of the whole model
+  double num_tokens_ = 0.0, num_documents_ = 0.0;  // of the step, all ranks
+  std::vector<Layer> layers_;                      // as adapter.routers()
+  double seq_aux_ = 0.0, z_ = 0.0;                 // of this rank
+};
+
+}  // namespace tailor::trainer
