@@ -5,6 +5,7 @@
 
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <optional>
 #include <tuple>
 
 #include "models/files/pretrained.hpp"
@@ -13,6 +14,7 @@
 #include "tests/support/on_ranks.hpp"
 #include "trainer/parallel/placement.hpp"
 #include "trainer/parallel/spread_model.hpp"
+#include "trainer/sft/router_balance.hpp"
 #include "trainer/sft/step.hpp"
 
 namespace tailor::trainer {
@@ -102,12 +104,14 @@ std::vector<Example> documents() {
 struct Curve {
   std::vector<double> losses, norms;
   std::vector<std::int64_t> correct;
-  NamedTensors adapter;  // of rank 0
+  std::vector<double> balance;  // what is told of routers, step by step
+  NamedTensors adapter;         // of rank 0, correction biases too
 };
 
 struct Job {
   std::string config;
   peft::LoraConfig lora;
+  RouterTraining router = {};
 };
 
 Job job(const std::string& config, double dropout = 0.0) {
@@ -122,13 +126,27 @@ Job job(const std::string& config, double dropout = 0.0) {
   return out;
 }
 
+/// Every loss, and biases that move.
+Job router_job(const std::string& config, BalanceScope scope) {
+  auto out = job(config);
+  out.lora.train_router = true;
+  out.router = {.train_router = true,
+                .router_aux_loss_coef = 0.1,
+                .router_aux_loss_scope = scope,
+                .router_seq_aux_loss_coef = 0.05,
+                .router_z_loss_coef = 0.01,
+                .router_bias_update_rate = 1e-3,
+                .bias_place = {}};
+  return out;
+}
+
 Curve train(const Job& job, const std::vector<Example>& examples, Group& world,
             const MeshSizes& sizes) {
   const auto mesh = distributed::make_mesh(world, sizes);
-  const auto files = pretrained(job.config);
-  auto model = models::make_causal_lm(files.config_json, files.config_file);
+  const auto base = pretrained(job.config);
+  auto model = models::make_causal_lm(base.config_json, base.config_file);
   const auto loaded = spread_model(*model, mesh);
-  models::load_parameters(*model, files, at::kFloat, models::kernels::Arithmetic::Float32, loaded);
+  models::load_parameters(*model, base, at::kFloat, models::kernels::Arithmetic::Float32, loaded);
   peft::LoraAdapter adapter(*model, job.lora, /*seed=*/3);
 
   const auto trainables = ordered_trainables(adapter);
@@ -138,6 +156,8 @@ Curve train(const Job& job, const std::vector<Example>& examples, Group& world,
   const GradientSync sync(mesh, trainables);
   AdamW optimizer(trainable, {});
   const auto vocabulary = vocabulary_part(*model, mesh);
+  std::optional<RouterBalance> balance;
+  if (job.router.train_router) balance.emplace(job.router, adapter, mesh);
 
   Curve curve;
   const auto rows = kRows / mesh.sizes.data();
@@ -151,22 +171,27 @@ Curve train(const Job& job, const std::vector<Example>& examples, Group& world,
       if (rank < mesh.data->rank()) first_token += static_cast<std::int64_t>(example.ids.size());
     }
     const auto pass =
-        sizes.pp > 1 ? in_stages(*model, adapter, /*seed=*/11, step + 1, mesh, vocabulary)
-                     : one_by_one(adapted_loss(*model, adapter, /*seed=*/11, step + 1, vocabulary));
+        balance ? balance->pass(*model, adapter, /*seed=*/11, step + 1, vocabulary)
+        : sizes.pp > 1
+            ? in_stages(*model, adapter, /*seed=*/11, step + 1, mesh, vocabulary)
+            : one_by_one(adapted_loss(*model, adapter, /*seed=*/11, step + 1, vocabulary));
     const auto report = sft_step(pass, trainable, optimizer, own, sync,
                                  {.step = step + 1,
                                   .learning_rate = 3e-3,
                                   .max_grad_norm = 1.0,
                                   .micro_batch_tokens = 40,
                                   .row_multiple = sizes.tp,
-                                  .first_token = first_token});
+                                  .first_token = first_token,
+                                  .unsupervised_too = balance.has_value()});
     curve.losses.push_back(report.loss);
     curve.norms.push_back(report.grad_norm);
     curve.correct.push_back(report.num_correct);
+    if (balance)
+      for (const auto& metric : balance->finish_step()) curve.balance.push_back(metric.number());
   }
-  std::vector<at::Tensor> values;
-  for (const auto& item : trainables) values.push_back(item.value);
-  curve.adapter = gather_whole(trainables, values, world, mesh);
+  const auto files = gather_adapter(adapter, "", world, mesh);
+  curve.adapter.assign(files.factors.begin(), files.factors.end());
+  curve.adapter.insert(curve.adapter.end(), files.saved.begin(), files.saved.end());
   return curve;
 }
 
@@ -192,6 +217,7 @@ void check_layouts(const Job& job, const std::vector<MeshSizes>& layouts) {
       CHECK(largest_difference(curve.losses, alone.losses) < kRelative);
       CHECK(largest_difference(curve.norms, alone.norms) < 10 * kRelative);
       CHECK(curve.correct == alone.correct);
+      CHECK(largest_difference(curve.balance, alone.balance) < 10 * kRelative);
     }
     REQUIRE(curves[0].adapter.size() == alone.adapter.size());
     for (std::size_t i = 0; i < alone.adapter.size(); ++i) {
@@ -243,6 +269,24 @@ TEST_CASE("sparse models train alike on every layout") {
                               {.dp = 2, .dp_shard = 2},
                               {.dp = 2, .ep = 2, .dp_shard = 2},
                               {.dp = 2, .ep = 2, .dp_shard = 4}});
+}
+
+TEST_CASE("trained routers and their losses are alike on every layout") {
+  const auto* config = GENERATE(kQwen3Moe, kDeepSeek);
+  check_layouts(router_job(config, BalanceScope::GlobalBatch), {{.dp = 2},
+                                                                {.dp = 4},
+                                                                {.ep = 2},
+                                                                {.tp = 2},
+                                                                {.dp = 2, .ep = 2},
+                                                                {.tp = 2, .ep = 2},
+                                                                {.pp = 2},
+                                                                {.ep = 2, .pp = 2},
+                                                                {.dp = 2, .dp_shard = 2}});
+}
+
+TEST_CASE("balance within a micro-batch does not depend on ranks that see the same one") {
+  check_layouts(router_job(kQwen3Moe, BalanceScope::MicroBatch),
+                {{.tp = 2}, {.pp = 2}, {.tp = 2, .pp = 2}});
 }
 
 TEST_CASE("a layout that the model does not have the parts for is refused by setting and layer") {

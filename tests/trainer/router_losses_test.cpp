@@ -83,6 +83,26 @@ TEST_CASE("the z-loss has the published value and gradient", "[trainer]") {
   CHECK(near(z_loss(at::zeros({3, 8}, at::kDouble)), 4.32407713));
 }
 
+TEST_CASE("gradients of the losses are their finite differences", "[trainer]") {
+  const auto score = GENERATE(Score::Softmax, Score::Sigmoid);
+  const auto chosen = ids(logits());  // where nothing changes places the counts are constants
+  const auto total = [&](const at::Tensor& z) {
+    return 0.7 * load_balancing_loss(z, expert_counts(chosen, 4), score) +
+           0.4 * sequence_balancing_loss(z, chosen, {0, 1, 4}, score) + 0.2 * z_loss(z);
+  };
+  auto z = logits().requires_grad_();
+  total(z).backward();
+  constexpr double kStep = 1e-5;
+  for (int t = 0; t < 4; ++t)
+    for (int e = 0; e < 4; ++e) {
+      auto above = logits(), below = logits();
+      above[t][e] += kStep;
+      below[t][e] -= kStep;
+      const auto slope = (total(above) - total(below)) / (2.0 * kStep);
+      CHECK(near(z.grad()[t][e], slope.item<double>()));
+    }
+}
+
 TEST_CASE("the bias moves towards experts that are less busy than the mean", "[trainer]") {
   auto bias = at::zeros({4});
   update_correction_bias_(bias, at::tensor({1, 2, 2, 3}, at::kDouble), 1e-3);

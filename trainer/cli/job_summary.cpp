@@ -23,8 +23,7 @@ std::unique_ptr<peft::LoraAdapter> seat_new_adapter(models::CausalLM& model,
                                              config.target_modules_place);
 }
 
-void check_router(const RunConfig& config, const peft::LoraAdapter& adapter,
-                  const distributed::MeshSizes& sizes) {
+void check_router(const RunConfig& config, const peft::LoraAdapter& adapter) {
   if (!config.router.train_router) return;
   const auto has_bias = [](const auto& router) { return router->correction_bias().defined(); };
   if (config.router.router_bias_update_rate > 0.0 &&
@@ -32,10 +31,6 @@ void check_router(const RunConfig& config, const peft::LoraAdapter& adapter,
     throw configs::ConfigError(
         config.router.bias_place +
         ": the model's routers have no e_score_correction_bias; leave it out");
-  if (sizes.pp > 1)
-    throw configs::ConfigError(config.parallel.place + ".pipeline_parallel_size " +
-                               std::to_string(sizes.pp) +
-                               ": expected 1 where routers are trained (router.train_router)");
 }
 
 std::string with_commas(std::int64_t number) {

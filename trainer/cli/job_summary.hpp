@@ -4,7 +4,6 @@
 #include <string>
 #include <vector>
 
-#include "distributed/mesh.hpp"
 #include "models/families/causal_lm.hpp"
 #include "peft/lora.hpp"
 #include "trainer/cli/session.hpp"
@@ -17,10 +16,9 @@ namespace tailor::trainer::cli {
 std::unique_ptr<peft::LoraAdapter> seat_new_adapter(models::CausalLM& model,
                                                     const RunConfig& config);
 
-/// Refuses what the job asks of routers and this model, whose adapter is given whole, or the layout
-/// cannot give. Throws ConfigError.
-void check_router(const RunConfig& config, const peft::LoraAdapter& adapter,
-                  const distributed::MeshSizes& sizes = {});
+/// Refuses what the job asks of routers that this model, whose adapter is given whole, does not
+/// have. Throws ConfigError.
+void check_router(const RunConfig& config, const peft::LoraAdapter& adapter);
 
 std::string with_commas(std::int64_t number);
 std::string counted(std::int64_t count, const std::string& noun);  // "1 step", "1,234 steps"

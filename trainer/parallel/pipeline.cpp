@@ -1,7 +1,9 @@
 // T tokens of a micro-batch as a stage holds them, D hidden_size.
 #include "trainer/parallel/pipeline.hpp"
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
 #include <deque>
@@ -61,7 +63,15 @@ class Neighbours {
 /// A micro-batch between its forward and its backward.
 struct InFlight {
   at::Tensor in_TD, out;  // out: the residual stream, or the last stage's loss
+  at::Tensor loss;        // of the stage's own, where there is one
 };
+
+void back_propagate(const at::Tensor& out, const at::Tensor& gradient, const at::Tensor& loss) {
+  if (loss.defined() && loss.requires_grad())
+    torch::autograd::backward({out, loss}, {gradient, at::Tensor()});
+  else
+    out.backward(gradient);
+}
 
 }  // namespace
 
@@ -86,9 +96,11 @@ LossSums pipelined_pass(models::CausalLM& model, std::span<const NumberedBatch> 
   const auto forward = [&](const NumberedBatch& item) {
     InFlight now;
     if (!neighbours.is_first()) now.in_TD = neighbours.from_previous(item.batch).requires_grad_();
-    now.out = around(item, [&] {
-      return model.decoder()->forward_stage(item.batch, now.in_TD, model.arithmetic());
+    auto computed = around(item, [&](const models::Batch& batch) {
+      return model.decoder()->forward_stage(batch, now.in_TD, model.arithmetic());
     });
+    now.out = std::move(computed.out_TD);
+    now.loss = std::move(computed.loss);
     if (neighbours.is_last()) {
       const auto loss = summed_cross_entropy(model, now.out, item.batch.targets_T, vocabulary);
       sums += loss.sums;
@@ -102,7 +114,8 @@ LossSums pipelined_pass(models::CausalLM& model, std::span<const NumberedBatch> 
     const auto now = std::move(in_flight.front());
     in_flight.pop_front();
     const auto gradient = neighbours.is_last() ? share : neighbours.from_next(item.batch);
-    if (now.out.requires_grad()) now.out.backward(gradient);  // else nothing here is trained
+    if (now.out.requires_grad()) back_propagate(now.out, gradient, now.loss);
+    // else nothing here is trained
     if (!neighbours.is_first()) neighbours.to_previous(now.in_TD.grad());
   };
 
@@ -116,6 +129,20 @@ LossSums pipelined_pass(models::CausalLM& model, std::span<const NumberedBatch> 
   while (done < batches.size()) backward(batches[done++]);
   neighbours.finish();
   return sums;
+}
+
+void pipelined_forward(models::CausalLM& model, std::span<const NumberedBatch> batches,
+                       const distributed::Mesh& mesh, const AroundForward& around) {
+  const at::NoGradGuard no_grad;
+  Neighbours neighbours(model, *mesh.pp);
+  for (const auto& item : batches) {
+    const auto in_TD = neighbours.is_first() ? at::Tensor() : neighbours.from_previous(item.batch);
+    const auto computed = around(item, [&](const models::Batch& batch) {
+      return model.decoder()->forward_stage(batch, in_TD, model.arithmetic());
+    });
+    if (!neighbours.is_last()) neighbours.to_next(computed.out_TD);
+  }
+  neighbours.finish();
 }
 
 LossSums pipelined_loss(models::CausalLM& model, const LabelledBatch& batch,

@@ -19,9 +19,15 @@ struct NumberedBatch {
   std::int64_t first_token = 0;
 };
 
-/// What a stage computes around a forward: dropout on, for example.
-using AroundForward =
-    std::function<at::Tensor(const NumberedBatch&, const std::function<at::Tensor()>& forward)>;
+/// What a stage makes of a micro-batch: what its layers answer, and perhaps a loss of its own, a
+/// scalar that is not scaled.
+struct StageOutput {
+  at::Tensor out_TD, loss;  // loss undefined: none
+};
+/// What a stage computes around a forward: dropout on, for example. `forward` takes the item's
+/// batch, or a copy that records routes.
+using AroundForward = std::function<StageOutput(
+    const NumberedBatch&, const std::function<at::Tensor(const models::Batch&)>& forward)>;
 
 /// Forward and backward of all micro-batches through the stages of mesh.pp, each rank doing its
 /// own: one forward, one backward in turn (1F1B; Narayanan et al. 2021, arXiv:2104.04473), so that
@@ -31,6 +37,10 @@ using AroundForward =
 LossSums pipelined_pass(models::CausalLM& model, std::span<const NumberedBatch> batches,
                         const at::Tensor& share, const distributed::Mesh& mesh,
                         const VocabularyPart& vocabulary, const AroundForward& around);
+
+/// Forward of all micro-batches through the stages, without autograd and without the head.
+void pipelined_forward(models::CausalLM& model, std::span<const NumberedBatch> batches,
+                       const distributed::Mesh& mesh, const AroundForward& around);
 
 /// Forward alone, without autograd; the sums are the last stage's, zeros elsewhere.
 LossSums pipelined_loss(models::CausalLM& model, const LabelledBatch& batch,

@@ -111,7 +111,9 @@ at::Tensor RouterBalance::loss(const RoutingTrace& trace, const LabelledBatch& b
     const auto logits_TE = said.logits_TE.narrow(0, 0, num_tokens);
     const auto ids_TK = said.ids_TK.narrow(0, 0, num_tokens);
     layers_[i].shares_E += expert_shares(logits_TE.detach(), score).sum(0).to(at::kDouble);
-    z_ += add(config_.router_z_loss_coef, token_share, z_loss(logits_TE));
+    const bool trains_z = config_.router_z_loss_coef > 0.0;
+    z_ += add(config_.router_z_loss_coef, token_share,
+              z_loss(trains_z ? logits_TE : logits_TE.detach()));
     if (config_.router_aux_loss_coef > 0.0) {
       const auto counts_E =
           counts_first() ? layers_[i].counts_E : expert_counts(ids_TK, router.config().num_experts);
@@ -125,54 +127,93 @@ at::Tensor RouterBalance::loss(const RoutingTrace& trace, const LabelledBatch& b
   return total;
 }
 
+at::Tensor RouterBalance::traced(const Work& work, const NumberedBatch& item, RoutingTrace& trace,
+                                 const Forward& forward) {
+  models::Batch batch = item.batch;
+  batch.trace = &trace;
+  const peft::DropoutState dropout{
+      .seed = work.seed, .step = work.step, .first_token = item.first_token};
+  const DropoutScope scope(work.adapter, dropout);
+  return forward(batch);
+}
+
+LossSums RouterBalance::pass_alone(const Work& work, std::span<const NumberedBatch> batches,
+                                   const at::Tensor& share) {
+  LossSums sums;
+  const auto forward = [&](const NumberedBatch& item) {
+    Computed out;
+    out.hidden_TD = traced(work, item, out.trace, [&](const models::Batch& batch) {
+      return work.model.hidden_states(batch);
+    });
+    return out;
+  };
+  const auto backward = [&](const NumberedBatch& item, const Computed& computed) {
+    const auto main =
+        summed_cross_entropy(work.model, computed.hidden_TD, item.batch.targets_T, work.vocabulary);
+    sums += main.sums;
+    const auto balance = loss(computed.trace, item.batch);
+    if (balance.defined() && balance.requires_grad())
+      torch::autograd::backward({main.loss, balance}, {share, at::Tensor()});
+    else
+      main.loss.backward(share);
+  };
+  auto rest = batches;
+  if (counts_first()) {
+    // The last one's forward serves for both.
+    if (!batches.empty()) rest = batches.first(batches.size() - 1);
+    {
+      const at::NoGradGuard no_grad;
+      for (const auto& item : rest) count(forward(item).trace, item.batch);
+    }
+    Computed last;
+    if (!batches.empty()) {
+      last = forward(batches.back());
+      count(last.trace, batches.back().batch);
+    }
+    share_counts();
+    if (!batches.empty()) backward(batches.back(), last);
+  }
+  for (const auto& item : rest) {
+    const auto computed = forward(item);
+    if (!counts_first()) count(computed.trace, item.batch);
+    backward(item, computed);
+  }
+  if (!counts_first()) share_counts();
+  return sums;
+}
+
+LossSums RouterBalance::pass_in_stages(const Work& work, std::span<const NumberedBatch> batches,
+                                       const at::Tensor& share) {
+  const auto counting = [&](const NumberedBatch& item, const Forward& forward) {
+    RoutingTrace trace;
+    StageOutput out{traced(work, item, trace, forward), {}};
+    count(trace, item.batch);
+    return out;
+  };
+  const auto learning = [&](const NumberedBatch& item, const Forward& forward) {
+    RoutingTrace trace;
+    StageOutput out{traced(work, item, trace, forward), {}};
+    if (!counts_first()) count(trace, item.batch);
+    out.loss = loss(trace, item.batch);
+    return out;
+  };
+  if (counts_first()) {
+    pipelined_forward(work.model, batches, mesh_, counting);
+    share_counts();
+  }
+  const auto sums = pipelined_pass(work.model, batches, share, mesh_, work.vocabulary, learning);
+  if (!counts_first()) share_counts();
+  return sums;
+}
+
 StepPass RouterBalance::pass(models::CausalLM& model, peft::LoraAdapter& adapter,
                              std::uint64_t seed, std::int64_t step,
                              const VocabularyPart& vocabulary) {
-  return [this, &model, &adapter, seed, step, vocabulary](std::span<const NumberedBatch> batches,
-                                                          const at::Tensor& share) {
-    LossSums sums;
-    const auto forward = [&](const NumberedBatch& item) {
-      Computed out;
-      auto batch = item.batch;
-      batch.trace = &out.trace;
-      const peft::DropoutState dropout{.seed = seed, .step = step, .first_token = item.first_token};
-      const DropoutScope scope(adapter, dropout);
-      out.hidden_TD = model.hidden_states(batch);
-      return out;
-    };
-    const auto backward = [&](const NumberedBatch& item, const Computed& computed) {
-      const auto main =
-          summed_cross_entropy(model, computed.hidden_TD, item.batch.targets_T, vocabulary);
-      sums += main.sums;
-      const auto balance = loss(computed.trace, item.batch);
-      if (balance.defined() && balance.requires_grad())
-        torch::autograd::backward({main.loss, balance}, {share, at::Tensor()});
-      else
-        main.loss.backward(share);
-    };
+  const Work work{model, adapter, seed, step, vocabulary};
+  return [this, work](std::span<const NumberedBatch> batches, const at::Tensor& share) {
     begin(batches);
-    auto rest = batches;
-    if (counts_first()) {
-      if (!batches.empty()) rest = batches.first(batches.size() - 1);
-      {
-        const at::NoGradGuard no_grad;
-        for (const auto& item : rest) count(forward(item).trace, item.batch);
-      }
-      Computed last;
-      if (!batches.empty()) {
-        last = forward(batches.back());
-        count(last.trace, batches.back().batch);
-      }
-      share_counts();
-      if (!batches.empty()) backward(batches.back(), last);
-    }
-    for (const auto& item : rest) {
-      const auto computed = forward(item);
-      if (!counts_first()) count(computed.trace, item.batch);
-      backward(item, computed);
-    }
-    if (!counts_first()) share_counts();
-    return sums;
+    return mesh_.sizes.pp > 1 ? pass_in_stages(work, batches, share)
+                              : pass_alone(work, batches, share);
   };
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -36,8 +37,8 @@ class RouterBalance {
   RouterBalance(const RouterTraining& config, const peft::LoraAdapter& adapter,
                 const distributed::Mesh& mesh);
 
-  /// Forward and backward of a step, on a rank that holds all layers; outlived by everything given.
-  /// Collective over mesh.data.
+  /// Forward and backward of a step, alone or as a stage of a pipeline; outlived by everything
+  /// given. Collective over mesh.data and mesh.pp.
   StepPass pass(models::CausalLM& model, peft::LoraAdapter& adapter, std::uint64_t seed,
                 std::int64_t step, const VocabularyPart& vocabulary);
 
@@ -54,6 +55,23 @@ class RouterBalance {
     at::Tensor shares_E;  // sums of expert_shares(), float64
   };
 
+  /// What a pass computes with.
+  struct Work {
+    models::CausalLM& model;
+    peft::LoraAdapter& adapter;
+    std::uint64_t seed;
+    std::int64_t step;
+    VocabularyPart vocabulary;
+  };
+  using Forward = std::function<at::Tensor(const models::Batch&)>;
+
+  /// A forward that records what routers say, with the micro-batch's dropout masks.
+  static at::Tensor traced(const Work& work, const NumberedBatch& item, models::RoutingTrace& trace,
+                           const Forward& forward);
+  LossSums pass_alone(const Work& work, std::span<const NumberedBatch> batches,
+                      const at::Tensor& share);
+  LossSums pass_in_stages(const Work& work, std::span<const NumberedBatch> batches,
+                          const at::Tensor& share);
   bool counts_first() const;
   void begin(std::span<const NumberedBatch> batches);
   void count(const models::RoutingTrace& trace, const LabelledBatch& batch);

@@ -98,11 +98,12 @@ StepPass one_by_one(BatchLoss batch_loss) {
 StepPass in_stages(models::CausalLM& model, peft::LoraAdapter& adapter, std::uint64_t seed,
                    std::int64_t step, const distributed::Mesh& mesh,
                    const VocabularyPart& vocabulary) {
-  const auto around = [&adapter, seed, step](const NumberedBatch& item,
-                                             const std::function<at::Tensor()>& forward) {
+  const auto around = [&adapter, seed, step](
+                          const NumberedBatch& item,
+                          const std::function<at::Tensor(const models::Batch&)>& forward) {
     const peft::DropoutState dropout{.seed = seed, .step = step, .first_token = item.first_token};
     const DropoutScope scope(adapter, dropout);
-    return forward();
+    return StageOutput{forward(item.batch), {}};
   };
   return [&model, &mesh, vocabulary, around](std::span<const NumberedBatch> batches,
                                              const at::Tensor& share) {
