@@ -4,6 +4,7 @@
 
 #include <catch2/catch.hpp>
 
+#include "models/files/mapped_file.hpp"
 #include "tests/trainer/peft_golden.hpp"
 #include "trainer/losses/router_losses.hpp"
 #include "trainer/sft/flat_parameters.hpp"
@@ -22,6 +23,17 @@ struct Setting : tests::PeftGolden {
     const auto values = golden->read(name, at::kFloat);
     return {values.const_data_ptr<float>(), values.const_data_ptr<float>() + values.numel()};
   }
+};
+
+struct Folder {
+  std::filesystem::path path;
+  Folder() {
+    auto name = (std::filesystem::temp_directory_path() / "tailor_router_XXXXXX").string();
+    path = mkdtemp(name.data());
+  }
+  ~Folder() { std::filesystem::remove_all(path); }
+  Folder(const Folder&) = delete;
+  Folder& operator=(const Folder&) = delete;
 };
 
 /// load_balancing_loss_func of transformers 5: all layers in one, and shares that sum to K.
@@ -60,6 +72,43 @@ TEST_CASE("trained routers saved by PEFT give PEFT's logits", "[trainer]") {
   setting.adapter->set_enabled(false);
   const auto base = tests::load_tiny("tiny_" + name);
   CHECK(setting.model->hidden_states(setting.batch).equal(base->hidden_states(setting.batch)));
+}
+
+TEST_CASE("routers are written as PEFT reads them, and what is missing is named", "[trainer]") {
+  const auto name = GENERATE(as<std::string>(), "mixtral", "deepseek_v3");
+  const Setting setting(name);
+  const Folder folder;
+  peft::write_adapter(*setting.adapter, "", folder.path);
+  auto files = peft::read_adapter(folder.path);
+  const bool has_bias = name == "deepseek_v3";
+  CHECK(files.saved.size() == setting.adapter->routers().size() * (has_bias ? 2 : 1));
+  CHECK(models::read_text_file(folder.path / "adapter_config.json").find("\"mlp.gate\"") !=
+        std::string::npos);
+  const auto theirs = peft::read_adapter(tests::kGolden / "router" / name);
+  for (const auto& [key, value] : theirs.saved) CHECK(files.saved.at(key).equal(value));
+
+  const auto key = files.saved.begin()->first;
+  const auto error = [&] {
+    try {
+      peft::load_factors(files, *setting.adapter);
+    } catch (const models::FileError& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  CHECK(error().empty());
+  files.saved["base_model.model.model.layers.9.mlp.gate.weight"] = at::zeros({1, 1});
+  CHECK_THAT(error(), Catch::Contains("layers.9.mlp.gate.weight fits no router"));
+  files.saved[key] = at::zeros({1});
+  CHECK_THAT(error(), Catch::Contains(key + ": expected shape"));
+  files.saved.erase(key);
+  CHECK_THAT(error(), Catch::Contains(key + " is missing"));
+  const auto base = tests::load_tiny("tiny_" + name);
+  auto config = files.config;
+  config.train_router = false;
+  peft::LoraAdapter frozen(*base, config, /*seed=*/0);
+  CHECK_FALSE(peft::complete_routers(files, frozen));
+  CHECK_THROWS_WITH(peft::load_factors(files, frozen), Catch::Contains("router.train_router"));
 }
 
 TEST_CASE("gradients of routers and factors equal PEFT's", "[trainer]") {

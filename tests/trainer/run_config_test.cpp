@@ -418,7 +418,9 @@ TEST_CASE("the schema knows every key of the resolved configuration", "[trainer]
   const Workspace workspace;
   const auto schema = Document::json(job_schema(), "schema");
   auto properties = schema.root().section("properties", true);
-  const auto job = Document::yaml(to_yaml(workspace.read(kGrpo)), "config.yaml");
+  const bool grpo = GENERATE(true, false);
+  const auto text = grpo ? kGrpo : kSmall + "router: {train_router: true}\n";
+  const auto job = Document::yaml(to_yaml(workspace.read(text)), "config.yaml");
   for (const auto& key : job.root().keys()) {
     REQUIRE(properties.has(key));
     if (key == "task" || key == "rewards") continue;
