@@ -241,6 +241,28 @@ def every_layout_trains_alike_and_runs_go_on_at_another(setting):
     expect("begun with 8 rows, now 4 rows" in error, error)
 
 
+def trained_routers_are_alike_and_go_on_at_another_layout(setting):
+    router = ["router.train_router=true", "router.router_aux_loss_coef=0.05", "router.router_z_loss_coef=0.001"]
+    router = [word for pair in router for word in ("--set", pair)]
+    one = setting.job("router_one")
+    one.finish((1, 1, 1), *router)
+    for layout in (EP2, TP2):
+        job = setting.job(f"router_{name_of(layout)}")
+        job.finish(layout, *router)
+        expect_close(job.curve(), one.curve(), f"routers, {name_of(layout)}")
+    job = setting.job("router_further")  # from the middle of the last
+    shutil.copytree(setting.folder / f"router_{name_of(TP2)}", job.run)
+    shutil.rmtree(job.run / "adapter")
+    shutil.rmtree(job.run / "checkpoints" / "step-000020")
+    result, _ = job.finish(EP2, *router)
+    expect("step-000010" in result["resumed_from"], result)
+    expect_close(job.curve(), one.curve(), "routers, tp2, then ep2")
+    mine, theirs = job.adapter(), one.adapter()
+    expect("base_model.model.model.layers.0.mlp.gate.weight" in mine and mine.keys() == theirs.keys(), mine.keys())
+    worst = max(abs(a - b) for name in mine for a, b in zip(mine[name], theirs[name]))
+    expect(worst < 1e-5, f"the final adapter differs by {worst:.2e}")
+
+
 def faults_in_training_cost_nothing_that_was_saved(setting):
     steps, save_steps = 100, 5
     straight = setting.job("straight", steps=steps, save_steps=save_steps)
@@ -319,6 +341,7 @@ def mistakes_are_told_once(setting):
 
 TESTS = [
     every_layout_trains_alike_and_runs_go_on_at_another,
+    trained_routers_are_alike_and_go_on_at_another_layout,
     faults_in_training_cost_nothing_that_was_saved,
     mistakes_are_told_once,
 ]
