@@ -217,6 +217,8 @@ def batches_are_sampled_ahead(make):
         twice, _ = run(f"twice-{staleness}", f"grpo.max_staleness={staleness}", "grpo.num_iterations=2")
         found = [line["staleness"] for line in twice if "staleness" in line]
         expect(found == expected, f"at most {staleness} and a batch: {found}")
+    _, error = make("once").train(ahead, "train.max_steps=1")
+    expect("1 step from each, sampled 1 step ahead; the run: 1 step" in error, error)
     _, error = make("both").train(ahead, "grpo.dynamic_sampling=true", code=2)
     expect("dynamic_sampling: expected false with max_staleness" in error, error)
 

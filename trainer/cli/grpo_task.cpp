@@ -74,8 +74,8 @@ class GrpoJobTask final : public JobTask {
     out.push_back("a batch of rollouts: " + counted(plan_.num_groups, "prompt") + " x " +
                   counted(config_.grpo.num_generations, "completion") + " of at most " +
                   counted(config_.grpo.max_completion_length, "token") + ", " +
-                  counted(plan_.num_updates, "step") +
-                  " from each; the run: " + counted(total_steps_, "step"));
+                  counted(plan_.num_updates, "step") + " from each" + ahead_text() +
+                  "; the run: " + counted(total_steps_, "step"));
     return out;
   }
 
@@ -114,6 +114,11 @@ class GrpoJobTask final : public JobTask {
   TrainResult train(TrainRun run) override { return train_grpo(std::move(run), task_); }
 
  private:
+  std::string ahead_text() const {
+    const auto ahead = std::min(config_.grpo.max_staleness, plan_.num_updates);
+    return ahead == 0 ? "" : ", sampled " + counted(ahead, "step") + " ahead";
+  }
+
   std::string prompts_text(const std::vector<PromptRow>& rows, std::int64_t dropped) const {
     const auto longest = size_of(*std::ranges::max_element(rows, {}, size_of));
     return counted(static_cast<std::int64_t>(rows.size()), "prompt") + ", the longest of " +
