@@ -13,6 +13,7 @@
 #include <ATen/ops/zeros.h>
 #include <c10/util/Exception.h>
 
+#include <cmath>
 #include <tuple>
 
 namespace tailor::models {

@@ -56,7 +56,9 @@ def check_refusals(folder):
     refused("num_experts_per_tok", "--model", MODEL, *none, "--num-experts", 4, "--num-experts-per-tok", 5)
     refused("mixtral", "--model", folder / "sparse", *none)
     refused("missing.jsonl", "--model", MODEL, *none, "--balance", folder / "missing.jsonl")
-    refused("exists already", "--model", MODEL, "--output", folder / "sparse")
+    (folder / "prompts.jsonl").write_text('{"question": "a"}\n')
+    refused("no known format", "--model", MODEL, *none, "--balance", folder / "prompts.jsonl")
+    refused("new or empty directory", "--model", MODEL, "--output", folder / "sparse")
 
 
 def main():

@@ -65,7 +65,7 @@ void check(const EvalOptions& options) {
 }
 
 DataFormat format_of(const EvalOptions& options) {
-  if (options.format.empty()) return guess_format(options.data);
+  if (options.format.empty()) return guess_format(options.data, "name it with --format");
   for (const auto format :
        {DataFormat::Messages, DataFormat::PromptCompletion, DataFormat::Text, DataFormat::Tokens})
     if (options.format == format_name(format)) return format;

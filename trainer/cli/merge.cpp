@@ -13,6 +13,7 @@
 #include "peft/adapter_file.hpp"
 #include "trainer/cli/commands.hpp"
 #include "trainer/cli/session.hpp"
+#include "trainer/cli/written_model.hpp"
 
 namespace tailor::trainer::cli {
 namespace {
@@ -24,30 +25,13 @@ struct MergeOptions {
   bool json = false;
 };
 
-/// auto: float32 stays float32, everything else (16-bit and quantised weights) becomes bfloat16.
-at::ScalarType merged_dtype(const MergeOptions& options, const models::TensorSource& tensors) {
-  if (options.dtype == "float32") return at::kFloat;
-  if (options.dtype == "bfloat16") return at::kBFloat16;
-  for (const auto& entry : tensors.entries())
-    if (entry.shape.size() == 2) return entry.dtype == "F32" ? at::kFloat : at::kBFloat16;
-  return at::kFloat;
-}
-
-void refuse_used(const fs::path& output) {
-  std::error_code error;
-  if (!fs::exists(output, error)) return;
-  if (!fs::is_directory(output, error) || !fs::is_empty(output, error))
-    throw configs::ConfigError("--output " + output.string() +
-                               ": expected a new or empty directory, found one that is in use");
-}
-
 int merge(const MergeOptions& options) {
   refuse_used(options.output);
   auto pretrained = models::open_pretrained(options.model);
   // Without weights: the checkpoint is read once, while it is written.
   const auto model = models::make_causal_lm(pretrained.config_json, pretrained.config_file);
   const auto adapter = seat_saved_adapter(*model, options.adapter);
-  const auto dtype = merged_dtype(options, *pretrained.tensors);
+  const auto dtype = written_dtype(options.dtype, *pretrained.tensors);
   const auto merged = std::make_shared<const peft::MergedTensors>(pretrained.tensors, *adapter);
   pretrained.tensors = merged;
   models::write_hf_directory(pretrained, options.output, dtype);

@@ -15,11 +15,13 @@
 #include "models/families/feed_forward_inputs.hpp"
 #include "trainer/cli/commands.hpp"
 #include "trainer/cli/session.hpp"
+#include "trainer/cli/written_model.hpp"
 #include "trainer/data/guess_format.hpp"
 
 namespace tailor::trainer::cli {
 namespace {
 
+/// Several times the hidden size of a small model, and still one short forward.
 constexpr std::int64_t kBalanceTokens = 2048;
 
 struct UpcycleCommand {
@@ -28,15 +30,6 @@ struct UpcycleCommand {
   models::UpcycleOptions upcycle;
   bool json = false;
 };
-
-/// auto: float32 stays float32, everything else (16-bit and quantised weights) becomes bfloat16.
-at::ScalarType written_dtype(const std::string& name, const models::TensorSource& tensors) {
-  if (name == "float32") return at::kFloat;
-  if (name == "bfloat16") return at::kBFloat16;
-  for (const auto& entry : tensors.entries())
-    if (entry.shape.size() == 2) return entry.dtype == "F32" ? at::kFloat : at::kBFloat16;
-  return at::kFloat;
-}
 
 std::int64_t num_parameters(const std::string& config_json, const std::string& config_file) {
   std::int64_t count = 0;
@@ -63,28 +56,32 @@ models::Batch first_rows(const std::string& path, const models::Pretrained& pret
   return models::pack(documents);
 }
 
-/// What the routers are balanced on, where a file is given for it.
-std::vector<at::Tensor> router_inputs(const UpcycleCommand& command) {
-  if (command.balance.empty()) return {};
+/// What the routers are balanced on.
+std::vector<at::Tensor> router_inputs(const UpcycleCommand& command, const models::Batch& batch,
+                                      at::ScalarType dtype) {
   const at::NoGradGuard no_grad;
-  set_threads(command.threads);
   ModelConfig config;
   config.name_or_path = command.model;
+  config.dtype = dtype == at::kFloat ? "float32" : "bfloat16";
   const auto session = open_session(config);
-  const auto batch = first_rows(command.balance, session.pretrained);
   std::cerr << "balancing routers on " << batch.num_tokens() << " tokens of " << command.balance
             << '\n';
   return models::feed_forward_inputs(*session.model, batch);
 }
 
 int upcycle(UpcycleCommand command) {
+  refuse_used(command.output);
   const auto dense = models::open_pretrained(command.model);
-  const auto before = num_parameters(dense.config_json, dense.config_file);
-  models::upcycled(dense, command.upcycle);  // whatever is refused is so before the long part
-  command.upcycle.router_inputs = router_inputs(command);
-  const auto sparse = models::upcycled(dense, command.upcycle);
-  const auto after = num_parameters(sparse.config_json, sparse.config_file);
   const auto dtype = written_dtype(command.dtype, *dense.tensors);
+  const auto before = num_parameters(dense.config_json, dense.config_file);
+  auto sparse = models::upcycled(dense, command.upcycle);
+  if (!command.balance.empty()) {
+    set_threads(command.threads);
+    const auto batch = first_rows(command.balance, dense);
+    command.upcycle.router_inputs = router_inputs(command, batch, dtype);
+    sparse = models::upcycled(dense, command.upcycle);
+  }
+  const auto after = num_parameters(sparse.config_json, sparse.config_file);
   const std::string dtype_name = dtype == at::kFloat ? "float32" : "bfloat16";
   const auto split = command.upcycle.split, experts = command.upcycle.num_experts * split,
              active = command.upcycle.num_experts_per_tok * split;
@@ -139,8 +136,9 @@ void add_upcycle(CLI::App& app, Action& action) {
                    "of the weights written; auto: float32 stays, else bfloat16")
       ->check(CLI::IsMember({"auto", "bfloat16", "float32"}))
       ->capture_default_str();
-  command->add_option("--balance", options->balance,
-                      "JSONL rows: routers send equally many of their tokens to every expert");
+  command->add_option(
+      "--balance", options->balance,
+      "JSONL rows: routers send equally many of their first 2,048 tokens to every expert");
   command->add_option("--threads", options->threads, "of --balance; 0: one a core");
   command->add_flag("--json", options->json, "the result as one JSON object on stdout");
   command->callback([options, &action] { action = [options] { return upcycle(*options); }; });

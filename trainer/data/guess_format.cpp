@@ -8,7 +8,7 @@
 
 namespace tailor::trainer {
 
-DataFormat guess_format(const std::filesystem::path& file) {
+DataFormat guess_format(const std::filesystem::path& file, const std::string& hint) {
   LineReader reader(file);
   for (std::string line; reader.next(line);) {
     if (line.find_first_not_of(" \t") == std::string::npos) continue;
@@ -21,7 +21,9 @@ DataFormat guess_format(const std::filesystem::path& file) {
     break;
   }
   throw configs::ConfigError(file.string() +
-                             ": the first row is of no known format; name it with --format");
+                             ": the first row is of no known format (messages, prompt_completion, "
+                             "text, tokens)" +
+                             (hint.empty() ? "" : "; " + hint));
 }
 
 }  // namespace tailor::trainer
