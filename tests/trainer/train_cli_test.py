@@ -157,6 +157,12 @@ def a_signal_breaks_off_an_evaluation_which_the_resumed_run_makes(make):
             expect(not any("eval_runtime_s" in line for line in told if line["step"] == behind), told)
             job.finish()
             expect_equal(job.result(), straight.result(), f"{task}, the evaluation behind step {behind}")
+    job = make("without")
+    process = job.start("--set", "output.eval_steps=2")
+    job.wait_for_steps(process, 2)
+    kill(process, signal.SIGINT)
+    job.file.write_text("".join(line for line in job.file.read_text().splitlines(True) if "  eval: " not in line))
+    job.finish()  # nothing is due where the job evaluates nothing any more
 
 
 def a_second_process_is_kept_out(make):

@@ -1,10 +1,12 @@
 #include <ATen/ops/full.h>
 
 #include <CLI/CLI.hpp>
+#include <chrono>
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "models/files/durable_file.hpp"
@@ -13,6 +15,7 @@
 #include "trainer/checkpoint/resume.hpp"
 #include "trainer/checkpoint/run_directory.hpp"
 #include "trainer/cli/commands.hpp"
+#include "trainer/cli/errors.hpp"
 #include "trainer/cli/fingerprints.hpp"
 #include "trainer/cli/job_summary.hpp"
 #include "trainer/cli/job_task.hpp"
@@ -237,7 +240,7 @@ class TrainCommand {
 
   /// The task. A run that its guards stop has a page that shows why.
   TrainResult run() {
-    try {
+    const auto train = [&] {
       return task_->train({.config = config_,
                            .model = *model_,
                            .adapter = *adapter_,
@@ -247,7 +250,15 @@ class TrainCommand {
                            .world = ranks_.world(),
                            .mesh = mesh_,
                            .vocabulary = vocabulary_part(*model_, mesh_)});
+    };
+    // Caught, an error would lose the frames of its throw.
+    if (!config_.output.html || stack_traces_wanted()) return train();
+    try {
+      return train();
     } catch (const NumericError&) {
+      // The first rank that has told its error ends all: give the one that writes the page time.
+      constexpr std::chrono::seconds kPageTime(3);
+      if (!ranks_.leads()) std::this_thread::sleep_for(kPageTime);
       write_page();
       throw;
     }

@@ -93,7 +93,7 @@ class GrpoLoop {
       log_warn("step " + std::to_string(settings.step) +
                ": every completion was left out, cut at the limit "
                "(grpo.mask_truncated_completions) or rejected "
-               "(grpo.importance_sampling_reject): the step moved nothing");
+               "(grpo.importance_sampling_reject): the step had no gradient");
     batch_.updates_done += 1;
     if (batch_.used_up()) batch_.rollouts.clear();
     training_.state().data = source_.position();
@@ -166,7 +166,8 @@ class GrpoLoop {
     const auto& grpo = config_.grpo;
     const double apart = report.mismatch.mean_difference();
     // Where the weights have moved on, what the sampler said is compared with the trainer's numbers
-    // under the old ones; bypass has none, and the difference is the policy's own way.
+    // under the old ones. bypass compares with the sampler alone: then the difference is the
+    // policy's own way.
     const bool moved = step - 1 > batch_.sampled_at;
     const bool bypasses = grpo.importance_sampling_correction == Correction::Bypass;
     const bool first = batch_.updates_done == 0 && !(moved && bypasses);
@@ -228,7 +229,7 @@ class GrpoLoop {
 
   /// Greedy completions of the evaluation prompts, scored.
   void evaluate_now() {
-    if (task_.eval.empty()) return;
+    if (task_.eval.empty()) return training_.evaluated(true);  // the job has none any more
     const auto begin = Clock::now();
     const auto num_rows = static_cast<std::int64_t>(task_.eval.size());
     const auto answers = evaluation_answers();

@@ -10,7 +10,8 @@
 namespace tailor::trainer {
 
 /// mask_S without what the rules reject: 1 where a token still counts. Other than by weights of 0,
-/// what is dropped leaves the loss altogether, its denominators and the divergence too. With
+/// what is dropped leaves the denominators that count tokens and the divergence in the loss too; a
+/// response of which nothing is left still counts as one (in verl it does not). With
 /// d = old - sampler, a token has
 ///   k1 = exp(d), which is to lie within [min, max] (min absent: 1 / max);
 ///   k2 = d^2 / 2 and k3 = exp(d) - 1 - d, which are to be at most max,

@@ -42,7 +42,7 @@ Counts count(std::span<const Rollout> rollouts, distributed::Group& data) {
   const double own = sum[0];
   sum[2] = own > 0.0 ? 1.0 : 0.0;
   data.all_reduce(sums, distributed::Reduce::Sum);
-  // All may have been left out, cut at the limit or rejected: such an update moves nothing.
+  // All may have been left out, cut at the limit or rejected: such an update has no gradient.
   return {.tokens = std::max(sum[0], 1.0),
           .sequences = sum[1],
           .own_tokens = own,

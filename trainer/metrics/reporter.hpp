@@ -21,7 +21,8 @@ struct ReporterOptions {
   /// of later steps is taken back, so that a resumed run leaves the lines of an uninterrupted one.
   /// A checkpoint of step n must therefore be written after everything of step n is reported.
   std::int64_t resumed_step = 0;
-  bool resumed_evaluation_due = false;  // that of resumed_step is made again, and told again
+  /// The evaluation of resumed_step is made again; metrics.jsonl holds it once.
+  bool resumed_evaluation_due = false;
 };
 
 /// Tells a run's progress to the terminal (a bar; plain lines where stderr is no terminal), to

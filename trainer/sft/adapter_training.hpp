@@ -98,7 +98,7 @@ class AdapterTraining {
   TrainState state_;
   std::optional<Reporter> reporter_;
   TrainResult result_;
-  std::optional<std::int64_t> saved_step_;  // its state stands in a checkpoint
+  std::optional<std::int64_t> saved_step_;  // needs no saving: that of a checkpoint, or the start
   double busy_s_ = 0.0;
   std::int64_t tokens_here_ = 0;
 };

@@ -70,7 +70,6 @@ class SftLoop {
     const auto share = draw();
     auto settings = training_.settings();
     settings.first_token = share.first_token;
-    settings.unsupervised_too = balance_.has_value();
     const auto report = sft_step(pass(settings.step), training_.trainable(), training_.optimizer(),
                                  share.documents, training_.sync(), settings);
     training_.state().data = source_.position();
@@ -85,7 +84,7 @@ class SftLoop {
   }
 
   void evaluate_now() {
-    if (eval_ == nullptr) return;
+    if (eval_ == nullptr) return training_.evaluated(true);  // the job has none any more
     const auto begin = Clock::now();
     auto& reporter = training_.reporter();
     reporter.activity("evaluating");
