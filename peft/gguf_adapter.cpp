@@ -138,6 +138,10 @@ GgufBase read_gguf_base(const std::string& config_json, const std::string& file)
 
 void write_gguf_adapter(const AdapterFiles& files, const GgufBase& base,
                         const std::filesystem::path& file) {
+  if (!files.saved.empty())
+    throw models::FileError(files.file +
+                            ": holds trained routers, for which adapters in GGUF have no place; "
+                            "merge it instead");
   const auto alpha = files.config.lora_alpha == 0.0 ? 1.0 : files.config.lora_alpha;  // 0: no scale
   const auto tensors = convert(files, base, alpha);
   Bytes out;

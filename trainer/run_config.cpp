@@ -52,9 +52,7 @@ void tell_flat_names(Section& root) {
   root.redirect("output_dir", "output.dir");
   root.redirect("lora", "peft");
   root.redirect("training", "train");
-  root.redirect("train_router", "router.train_router");
-  for (const auto* word : {"output_router_logits", "router_aux_loss_coef"})
-    root.redirect(word, "router.router_aux_loss_coef");
+  root.redirect("output_router_logits", "router.router_aux_loss_coef");
 }
 
 RunConfig read(const Document& document, const PathBase& base) {

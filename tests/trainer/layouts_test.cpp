@@ -181,8 +181,7 @@ Curve train(const Job& job, const std::vector<Example>& examples, Group& world,
                                   .max_grad_norm = 1.0,
                                   .micro_batch_tokens = 40,
                                   .row_multiple = sizes.tp,
-                                  .first_token = first_token,
-                                  .unsupervised_too = balance.has_value()});
+                                  .first_token = first_token});
     curve.losses.push_back(report.loss);
     curve.norms.push_back(report.grad_norm);
     curve.correct.push_back(report.num_correct);

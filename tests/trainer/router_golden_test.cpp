@@ -188,3 +188,77 @@ TEST_CASE("gradients of the balanced loss equal those of transformers' function"
   CHECK(*trainer::find_number(metrics, "z_loss") == Approx(mean("z_losses")).epsilon(1e-5));
   CHECK(*trainer::find_number(metrics, "router/max_load") > 1.0);
 }
+
+namespace {
+
+/// The documents of a setting in two micro-batches.
+std::vector<trainer::NumberedBatch> two_batches(const Setting& setting) {
+  const auto& documents = setting.documents;
+  REQUIRE(documents.size() >= 2);
+  std::vector<const trainer::Example*> rest;
+  for (std::size_t d = 1; d < documents.size(); ++d) rest.push_back(&documents[d]);
+  return {{trainer::make_batch({&documents[0]}), 0},
+          {trainer::make_batch(rest), static_cast<std::int64_t>(documents[0].ids.size())}};
+}
+
+/// What the balancing losses of a step are said to be, written down once more.
+at::Tensor balancing_loss(const Setting& setting, const trainer::RouterTraining& config,
+                          const std::vector<trainer::NumberedBatch>& batches) {
+  const auto num_tokens = static_cast<double>(setting.batch.num_tokens());
+  const auto num_documents = static_cast<double>(setting.documents.size());
+  auto total = at::zeros({});
+  for (const auto& [numbered, first] : batches) {
+    models::RoutingTrace trace;
+    auto batch = numbered;
+    batch.trace = &trace;
+    setting.model->hidden_states(batch);
+    for (const auto& router : setting.adapter->routers()) {
+      const auto& [logits_TE, ids_TK] = trace.layers.at(router->layer());
+      const auto score = router->config().score;
+      const auto aux = trainer::load_balancing_loss(
+          logits_TE, trainer::expert_counts(ids_TK, logits_TE.size(1)), score);
+      const auto seq =
+          trainer::sequence_balancing_loss(logits_TE, ids_TK, batch.document_offsets, score);
+      total = total +
+              aux * (config.router_aux_loss_coef * static_cast<double>(batch.num_tokens()) /
+                     num_tokens) +
+              seq * (config.router_seq_aux_loss_coef * static_cast<double>(batch.num_documents()) /
+                     num_documents);
+    }
+  }
+  return total / static_cast<double>(setting.adapter->routers().size());
+}
+
+}  // namespace
+
+TEST_CASE("a step adds the balancing losses with the weights that are documented", "[trainer]") {
+  const auto name = GENERATE(as<std::string>(), "mixtral", "deepseek_v3");
+  trainer::RouterTraining config{.train_router = true,
+                                 .router_aux_loss_scope = trainer::BalanceScope::MicroBatch};
+  const bool in_documents = GENERATE(false, true);
+  (in_documents ? config.router_seq_aux_loss_coef : config.router_aux_loss_coef) = 0.5;
+  CAPTURE(name, in_documents);
+  const Setting setting(name);
+  const auto batches = two_batches(setting);
+  const auto gradients = [&] {
+    std::vector<at::Tensor> out;
+    for (const auto& router : setting.adapter->routers()) {
+      out.push_back(kGradient(router->weight()).clone());
+      router->weight().mutable_grad().zero_();
+    }
+    return out;
+  };
+  const auto world = distributed::make_single_group();
+  const auto mesh = distributed::make_mesh(*world, {});
+  trainer::RouterBalance balance(config, *setting.adapter, mesh);
+  // A share of 0 leaves the cross-entropy out.
+  balance.pass(*setting.model, *setting.adapter, /*seed=*/1, /*step=*/1, {})(batches,
+                                                                             at::zeros({}));
+  const auto found = gradients();
+  balancing_loss(setting, config, batches).backward();
+  const auto expected = gradients();
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    CHECK(expected[i].abs().max().item<double>() > 1e-5);
+    CHECK(at::allclose(found[i], expected[i], 1e-4, 1e-8));
+  }
+}

@@ -25,6 +25,9 @@ std::unique_ptr<peft::LoraAdapter> seat_new_adapter(models::CausalLM& model,
 
 void check_router(const RunConfig& config, const peft::LoraAdapter& adapter) {
   if (!config.router.train_router) return;
+  if (adapter.routers().empty())
+    throw configs::ConfigError(config.peft->places.at("train_router") +
+                               ": the model has no sparse layer, so no router");
   const auto has_bias = [](const auto& router) { return router->correction_bias().defined(); };
   if (config.router.router_bias_update_rate > 0.0 &&
       std::ranges::none_of(adapter.routers(), has_bias))
@@ -85,7 +88,7 @@ std::string describe_adapter(const peft::LoraAdapter& adapter) {
   std::string routers;
   for (const auto& [name, count] : adapter.counts()) {
     if (name == "router") {
-      routers = ", and " + std::to_string(count.layers) + " routers";
+      routers = ", and " + counted(count.layers, "router");
       continue;
     }
     num_layers += count.layers;

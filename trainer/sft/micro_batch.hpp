@@ -25,7 +25,7 @@ constexpr std::int64_t micro_batch_tokens(models::kernels::Arithmetic arithmetic
 
 /// Cuts documents, in order, into micro-batches of at most `num_tokens`, a longer document alone.
 /// Documents do not see each other and the loss is a sum over tokens, so the cut changes no result
-/// but by rounding; it is a function of the lengths alone.
+/// but by rounding (but for BalanceScope::MicroBatch); it is a function of the lengths alone.
 std::vector<MicroBatch> cut(std::span<const Example* const> documents, std::int64_t num_tokens);
 
 }  // namespace tailor::trainer

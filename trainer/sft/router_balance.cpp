@@ -165,13 +165,14 @@ LossSums RouterBalance::pass_alone(const Work& work, std::span<const NumberedBat
       const at::NoGradGuard no_grad;
       for (const auto& item : rest) count(forward(item).trace, item.batch);
     }
-    Computed last;
-    if (!batches.empty()) {
-      last = forward(batches.back());
+    if (batches.empty()) {
+      share_counts();
+    } else {
+      const auto last = forward(batches.back());
       count(last.trace, batches.back().batch);
+      share_counts();
+      backward(batches.back(), last);
     }
-    share_counts();
-    if (!batches.empty()) backward(batches.back(), last);
   }
   for (const auto& item : rest) {
     const auto computed = forward(item);

@@ -23,7 +23,8 @@ namespace tailor::trainer {
 /// batch not, of all micro-batches and ranks: a token, and in the second a document, weighs the
 /// same wherever it is computed. So do the shares f of the first under BalanceScope::GlobalBatch
 /// (Qiu et al. 2025, arXiv:2501.11873): they are counted over the whole step before the first
-/// backward, which costs one more forward of every micro-batch but the last. Under MicroBatch they
+/// backward, which costs one more forward of every micro-batch but the last (in a pipeline of every
+/// one). Under MicroBatch they
 /// are those of the micro-batch and rank alone, as in transformers: cheaper, and then the loss
 /// depends on how a step is cut. Counts carry no gradient.
 ///

@@ -51,8 +51,7 @@ std::vector<NumberedBatch> numbered_batches(std::span<const Example* const> docu
   std::vector<NumberedBatch> out;
   for (const auto& micro_batch : cut(documents, settings.micro_batch_tokens)) {
     auto batch = make_batch(micro_batch.documents, settings.row_multiple);
-    const bool counts = batch.num_supervised > 0 || settings.unsupervised_too;
-    if (!counts && lockstep == nullptr) continue;
+    if (batch.num_supervised == 0 && lockstep == nullptr) continue;
     out.push_back({std::move(batch), settings.first_token + micro_batch.first_token});
   }
   if (lockstep == nullptr) return out;

@@ -35,8 +35,7 @@ struct StepSettings {
   double learning_rate = 0.0;
   double max_grad_norm = 0.0;  // 0: no clipping
   std::int64_t micro_batch_tokens = 1024, row_multiple = 1;
-  std::int64_t first_token = 0;   // number within the step, over all ranks, of this rank's first
-  bool unsupervised_too = false;  // micro-batches without targets count: routers learn from them
+  std::int64_t first_token = 0;  // number within the step, over all ranks, of this rank's first
 };
 
 struct StepReport {
