@@ -23,6 +23,7 @@ The metadata records the library versions.
 import argparse
 import json
 import pathlib
+import sys
 
 import peft
 import safetensors
@@ -80,6 +81,34 @@ def make_documents(vocab_size):
     return documents
 
 
+def step_tensors(documents, loss, logits) -> dict[str, torch.Tensor]:
+    """What a step began with, and its forward."""
+    return {
+        "input_ids": torch.cat([ids for ids, _ in documents]),
+        "labels": torch.cat([labels for _, labels in documents]),
+        "document_offsets": torch.tensor([0, *DOCUMENT_LENGTHS]).cumsum(0),
+        "logits": logits.detach().contiguous(),
+        "loss": loss.detach()[None],
+    }
+
+
+def save_golden(directory: pathlib.Path, tensors: dict[str, torch.Tensor]):
+    versions = {m.__name__: m.__version__ for m in (peft, transformers, torch, safetensors)}
+    safetensors.torch.save_file(tensors, directory / "golden.safetensors", metadata=versions)
+    for file in directory.iterdir():
+        file.chmod(0o644)
+
+
+def run(make, names: list[str]):
+    """make(golden, name) of the names on the command line, or of all."""
+    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__.splitlines()[0])
+    parser.add_argument("--golden", type=pathlib.Path, default=pathlib.Path("tests/golden"))
+    parser.add_argument("names", nargs="*", default=names, metavar="NAME")
+    arguments = parser.parse_args()
+    for name in arguments.names:
+        make(arguments.golden, name)
+
+
 def make(golden: pathlib.Path, name: str):
     base, config = ADAPTERS[name]
     torch.manual_seed(0)
@@ -102,14 +131,7 @@ def make(golden: pathlib.Path, name: str):
     documents = make_documents(model.config.vocab_size)
     loss, logits = mean_loss(model, documents)
     loss.backward()
-    offsets = torch.tensor([0, *DOCUMENT_LENGTHS]).cumsum(0)
-    out = {
-        "input_ids": torch.cat([ids for ids, _ in documents]),
-        "labels": torch.cat([labels for _, labels in documents]),
-        "document_offsets": offsets,
-        "logits": logits.detach().contiguous(),
-        "loss": loss.detach()[None],
-    }
+    out = step_tensors(documents, loss, logits)
     out |= {f"gradient.{key}": parameter.grad.clone() for key, parameter in factors.items()}
 
     optimizer = torch.optim.AdamW(factors.values(), lr=1e-3, weight_decay=0.01)
@@ -122,10 +144,7 @@ def make(golden: pathlib.Path, name: str):
         optimizer.step()
     out["losses"] = torch.tensor(losses)
     out |= {f"trained.{key}": parameter.detach().clone() for key, parameter in factors.items()}
-    versions = {m.__name__: m.__version__ for m in (peft, transformers, torch, safetensors)}
-    safetensors.torch.save_file(out, directory / "golden.safetensors", metadata=versions)
-    for file in directory.iterdir():
-        file.chmod(0o644)
+    save_golden(directory, out)
     print(f"{directory}: {len(factors)} factors, loss {losses[0]:.6f} -> {losses[-1]:.6f}")
 
 
@@ -182,32 +201,14 @@ def make_sparse(golden: pathlib.Path, name: str):
     documents = make_documents(model.config.vocab_size)
     loss, logits = mean_loss(model, documents)
     loss.backward()
-    out = {
-        "input_ids": torch.cat([ids for ids, _ in documents]),
-        "labels": torch.cat([labels for _, labels in documents]),
-        "document_offsets": torch.tensor([0, *DOCUMENT_LENGTHS]).cumsum(0),
-        "logits": logits.detach().contiguous(),
-        "loss": loss.detach()[None],
-    }
+    out = step_tensors(documents, loss, logits)
     for key, parameter in model.named_parameters():
         if parameter.requires_grad:
             cut = by_expert(key.replace(".default", ""), parameter.grad, model.config, settings["r"])
             out |= {f"gradient.{part}": gradient.clone() for part, gradient in cut.items()}
-    versions = {m.__name__: m.__version__ for m in (peft, transformers, torch, safetensors)}
-    safetensors.torch.save_file(out, directory / "golden.safetensors", metadata=versions)
-    for file in directory.iterdir():
-        file.chmod(0o644)
+    save_golden(directory, out)
     print(f"{directory}: {len(out) - 5} factors, loss {loss.item():.6f}")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--golden", type=pathlib.Path, default=pathlib.Path("tests/golden"))
-    parser.add_argument("names", nargs="*", default=[*ADAPTERS, *SPARSE], metavar="NAME")
-    arguments = parser.parse_args()
-    for name in arguments.names:
-        (make_sparse if name in SPARSE else make)(arguments.golden, name)
-
-
 if __name__ == "__main__":
-    main()
+    run(lambda golden, name: (make_sparse if name in SPARSE else make)(golden, name), [*ADAPTERS, *SPARSE])

@@ -19,17 +19,15 @@ The metadata records the library versions.
     python scripts/golden/make_router_goldens.py [--golden tests/golden] [NAME...]
 """
 
-import argparse
 import importlib
 import json
 import pathlib
 
 import peft
-import safetensors
 import safetensors.torch
 import torch
 import transformers
-from make_peft_goldens import DOCUMENT_LENGTHS, by_expert, expert_adapter, make_documents
+from make_peft_goldens import by_expert, expert_adapter, make_documents, run, save_golden, step_tensors
 
 NAMES = ["mixtral", "olmoe", "qwen3_moe", "deepseek_v3"]
 RANK, ALPHA = 2, 3
@@ -105,13 +103,7 @@ def make(golden: pathlib.Path, name: str):
     config = model.config
     documents = make_documents(config.vocab_size)
     loss, logits, _ = forward(model, documents, with_routers=False)
-    out = {
-        "input_ids": torch.cat([ids for ids, _ in documents]),
-        "labels": torch.cat([labels for _, labels in documents]),
-        "document_offsets": torch.tensor([0, *DOCUMENT_LENGTHS]).cumsum(0),
-        "logits": logits.detach().contiguous(),
-        "loss": loss.detach()[None],
-    }
+    out = step_tensors(documents, loss, logits)
     out |= gradients(model, loss, "gradient")
     module = importlib.import_module(type(model.get_base_model()).__module__)
     if balance := getattr(module, "load_balancing_loss_func", None):
@@ -125,21 +117,9 @@ def make(golden: pathlib.Path, name: str):
         out["coefficients"] = torch.tensor(COEFFICIENTS)
         a, b = COEFFICIENTS
         out |= gradients(model, loss + a * layers.mean() / chosen + b * z_losses.mean(), "balanced_gradient")
-    versions = {m.__name__: m.__version__ for m in (peft, transformers, torch, safetensors)}
-    safetensors.torch.save_file(out, directory / "golden.safetensors", metadata=versions)
-    for file in directory.iterdir():
-        file.chmod(0o644)
+    save_golden(directory, out)
     print(f"{directory}: {len(out)} tensors, loss {loss.item():.6f}")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--golden", type=pathlib.Path, default=pathlib.Path("tests/golden"))
-    parser.add_argument("names", nargs="*", default=NAMES, metavar="NAME")
-    arguments = parser.parse_args()
-    for name in arguments.names:
-        make(arguments.golden, name)
-
-
 if __name__ == "__main__":
-    main()
+    run(make, NAMES)
