@@ -10,9 +10,8 @@ import pathlib
 import struct
 import subprocess
 import sys
-import tempfile
 
-from program import Job, expect
+from program import Job, expect, run_tests
 
 KEYS = ["loss", "perplexity", "token_accuracy", "num_tokens", "adapter"]
 
@@ -142,12 +141,7 @@ TESTS = [
 
 
 def main(program, model, names):
-    for test in TESTS:
-        if names and test.__name__ not in names:
-            continue
-        print(test.__name__.replace("_", " "), flush=True)
-        with tempfile.TemporaryDirectory(prefix="tailor-eval-") as folder:
-            test(Eval(program, model, pathlib.Path(folder)))
+    run_tests(TESTS, names, lambda folder: Eval(program, model, folder))
 
 
 if __name__ == "__main__":

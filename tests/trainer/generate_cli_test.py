@@ -10,9 +10,8 @@ import pathlib
 import struct
 import subprocess
 import sys
-import tempfile
 
-from program import expect
+from program import expect, run_tests
 
 KEYS = ["index", "prompt", "text", "token_ids", "logprobs", "finish_reason", "adapter"]
 
@@ -174,12 +173,7 @@ TESTS = [
 
 
 def main(program, model, names):
-    for test in TESTS:
-        if names and test.__name__ not in names:
-            continue
-        print(test.__name__.replace("_", " "), flush=True)
-        with tempfile.TemporaryDirectory(prefix="tailor-generate-") as folder:
-            test(Generate(program, model, pathlib.Path(folder)))
+    run_tests(TESTS, names, lambda folder: Generate(program, model, folder))
 
 
 if __name__ == "__main__":

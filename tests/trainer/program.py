@@ -1,10 +1,12 @@
 """Runs the program `tailor` for tests: a small job on a tiny model, its results, what it left on disk."""
 
 import json
+import pathlib
 import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 TIMES = {
@@ -186,3 +188,21 @@ def expect(condition, what):
 def kill(process, number=signal.SIGKILL):
     process.send_signal(number)
     return process.communicate(timeout=120)
+
+
+def run_program(program, *arguments, code=0):
+    """Runs `tailor ARGUMENTS` to its end, which must be `code`."""
+    result = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+    if result.returncode != code:
+        sys.exit(f"tailor {arguments}: expected code {code}, got {result.returncode}\n{result.stderr}")
+    return result
+
+
+def run_tests(tests, names, make):
+    """Each test with what `make` makes of a folder of its own; `names`: only these, where there are some."""
+    for test in tests:
+        if names and test.__name__ not in names:
+            continue
+        print(test.__name__.replace("_", " "), flush=True)
+        with tempfile.TemporaryDirectory(prefix="tailor-test-") as folder:
+            test(make(pathlib.Path(folder)))

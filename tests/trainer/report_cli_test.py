@@ -7,20 +7,16 @@
 import json
 import pathlib
 import signal
-import subprocess
 import sys
 import tempfile
 
-from program import Job, expect, kill
+from program import Job, expect, kill, run_program
 
 PROGRAM, MODEL = sys.argv[1:]
 
 
 def report(*arguments, code=0):
-    result = subprocess.run([PROGRAM, "report", *map(str, arguments)], capture_output=True, text=True, timeout=120)
-    if result.returncode != code:
-        sys.exit(f"tailor report {arguments}: expected code {code}, got {result.returncode}\n{result.stderr}")
-    return result
+    return run_program(PROGRAM, "report", *arguments, code=code)
 
 
 def data_of(page):

@@ -6,17 +6,18 @@
 GOLDEN holds tiny_qwen3_moe, tiny_mixtral, tiny_qwen2_moe, tiny_deepseek_v3 and tiny_llama.
 """
 
+import functools
 import json
 import pathlib
 import random
 import struct
-import subprocess
 import sys
 import tempfile
 
-from program import JOB, Job, expect, expect_equal, kill
+from program import JOB, Job, expect, expect_equal, kill, run_program
 
 PROGRAM, GOLDEN = sys.argv[1], pathlib.Path(sys.argv[2]).resolve()
+run = functools.partial(run_program, PROGRAM)
 ROUTER = "router: {{train_router: true, router_aux_loss_coef: 0.02, router_z_loss_coef: 0.001}}\n"
 # Dropout is not for experts.
 SPARSE_JOB = JOB.replace("lora_dropout: 0.1, ", "") + ROUTER
@@ -28,13 +29,6 @@ data: {{train: [{{path: rows.jsonl, format: tokens}}], max_length: 32, packing: 
 train: {{learning_rate: 3.0e-3, max_steps: {steps}, per_device_train_batch_size: 4, threads: 1}}
 output: {{dir: {run}, save_steps: {save_steps}, eval_steps: {eval_steps}}}
 """
-
-
-def run(*arguments, code=0):
-    result = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=120)
-    if result.returncode != code:
-        sys.exit(f"tailor {arguments}: expected code {code}, got {result.returncode}\n{result.stderr}")
-    return result
 
 
 def read_floats(file):

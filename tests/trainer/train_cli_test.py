@@ -12,9 +12,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 
-from program import GRPO_JOB, JOB, Job, expect, expect_equal, kill
+from program import GRPO_JOB, JOB, Job, expect, expect_equal, kill, run_tests
 
 RESULT_KEYS = ["steps", "loss", "tokens_per_second", "peak_rss_bytes", "adapter", "output_dir", "resumed_from"]
 
@@ -314,12 +313,7 @@ TESTS = [
 
 
 def main(program, model, names):
-    for test in TESTS:
-        if names and test.__name__ not in names:
-            continue
-        print(test.__name__.replace("_", " "), flush=True)
-        with tempfile.TemporaryDirectory(prefix="tailor-train-") as folder:
-            test(lambda name="run", **options: Job(program, model, pathlib.Path(folder), name, **options))
+    run_tests(TESTS, names, lambda folder: lambda name="run", **options: Job(program, model, folder, name, **options))
 
 
 if __name__ == "__main__":

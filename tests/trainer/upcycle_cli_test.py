@@ -4,22 +4,16 @@
     upcycle_cli_test.py PROGRAM MODEL
 """
 
+import functools
 import json
 import pathlib
-import subprocess
 import sys
 import tempfile
 
-from program import expect
+from program import expect, run_program
 
 PROGRAM, MODEL = sys.argv[1:]
-
-
-def run(*arguments, code=0):
-    result = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=120)
-    if result.returncode != code:
-        sys.exit(f"tailor {arguments}: expected code {code}, got {result.returncode}\n{result.stderr}")
-    return result
+run = functools.partial(run_program, PROGRAM)
 
 
 def completion(model):
