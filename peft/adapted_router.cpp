@@ -28,6 +28,12 @@ void AdaptedRouter::set_enabled(bool enabled) {
   router.correction_bias() = enabled ? bias_E_ : base_bias_E_;
 }
 
+std::vector<std::pair<std::string, at::Tensor>> AdaptedRouter::tensors() const {
+  std::vector<std::pair<std::string, at::Tensor>> out{{kWeight, weight_ED_.detach()}};
+  if (bias_E_.defined()) out.emplace_back(kCorrectionBias, bias_E_);
+  return out;
+}
+
 std::string saved_key(const std::string& path, const std::string& parameter) {
   constexpr const char* kMixtral = ".block_sparse_moe.";
   auto out = "base_model.model." + path + '.' + parameter;

@@ -3,6 +3,8 @@
 #include <ATen/core/Tensor.h>
 
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "models/families/routers.hpp"
 
@@ -13,16 +15,19 @@ namespace tailor::peft {
 /// one. The base's own stay as they are and are back while the adapter is off.
 class AdaptedRouter {
  public:
+  static constexpr const char *kWeight = "weight", *kCorrectionBias = "e_score_correction_bias";
+
   /// Seats copies of what is loaded, zeros in a model that is not.
   explicit AdaptedRouter(const models::NamedRouter& router);
 
-  const std::string& path() const { return router_.name; }  // "model.layers.0.mlp.gate"
-  std::int64_t layer() const { return router_.layer; }      // its number in a RoutingTrace
+  const std::string& path() const { return router_.name; }       // "model.layers.0.mlp.gate"
+  std::int64_t layer() const { return router_.block->layer(); }  // its number in a RoutingTrace
   const models::RouterConfig& config() const { return router_.block->config().router; }
-  at::Tensor& weight() { return weight_ED_; }  // float32, a leaf that requires a gradient
-  const at::Tensor& weight() const { return weight_ED_; }
+  const at::Tensor& weight() const { return weight_ED_; }  // float32, requires a gradient
   /// float32 without gradient, undefined where there is none. Written in place.
   const at::Tensor& correction_bias() const { return bias_E_; }
+  /// Both by the names of the parameters, as far as they are there; detached, the same memory.
+  std::vector<std::pair<std::string, at::Tensor>> tensors() const;
   void set_enabled(bool enabled);
 
  private:

@@ -63,13 +63,13 @@ at::Tensor read_finite(const models::TensorSource& source, const models::TensorE
 /// Adds a tensor of a router that modules_to_save names; false for any other.
 bool add_saved(AdapterFiles& files, const models::TensorSource& source,
                const models::TensorEntry& entry) {
-  for (const auto* parameter : {"weight", "e_score_correction_bias"}) {
+  for (const auto* parameter : {AdaptedRouter::kWeight, AdaptedRouter::kCorrectionBias}) {
     const auto tail = std::string(".gate.") + parameter;
     if (!entry.name.starts_with(kPrefix) || !entry.name.ends_with(tail)) continue;
     const auto length = entry.name.size() - kPrefix.size() - tail.size();
     const auto path = entry.name.substr(kPrefix.size(), length) + ".gate";
     files.saved[saved_key(path, parameter)] =
-        read_finite(source, entry, tail == ".gate.weight" ? 2 : 1,
+        read_finite(source, entry, std::string_view(parameter) == AdaptedRouter::kWeight ? 2 : 1,
                     files.file + ": tensor " + models::in_quotes(entry.name));
     return true;
   }
@@ -116,12 +116,24 @@ using Tensors = std::vector<std::pair<std::string, at::Tensor>>;
 /// By their keys; the adapter's memory.
 Tensors router_tensors(const LoraAdapter& adapter) {
   Tensors out;
-  for (const auto& router : adapter.routers()) {
-    out.emplace_back(saved_key(router->path(), "weight"), router->weight().detach());
-    if (const auto& bias_E = router->correction_bias(); bias_E.defined())
-      out.emplace_back(saved_key(router->path(), "e_score_correction_bias"), bias_E);
-  }
+  for (const auto& router : adapter.routers())
+    for (const auto& [parameter, value] : router->tensors())
+      out.emplace_back(saved_key(router->path(), parameter), value);
   return out;
+}
+
+/// The tensor of `key` among those of a file, of the shape that `target` has.
+const at::Tensor& fitting(const std::map<std::string, at::Tensor>& tensors, const std::string& key,
+                          const at::Tensor& target, const std::string& file) {
+  const auto found = tensors.find(key);
+  if (found == tensors.end())
+    throw FileError(file + ": tensor " + key + " is missing; expected shape " +
+                    models::shape_text(target.sizes()));
+  if (found->second.sizes() != target.sizes())
+    throw FileError(file + ": tensor " + key + ": expected shape " +
+                    models::shape_text(target.sizes()) + ", found " +
+                    models::shape_text(found->second.sizes()));
+  return found->second;
 }
 
 void load_routers(const AdapterFiles& files, const LoraAdapter& adapter) {
@@ -131,15 +143,7 @@ void load_routers(const AdapterFiles& files, const LoraAdapter& adapter) {
                     " is a trained router; expected none where router.train_router is false");
   auto left = files.saved;
   for (const auto& [key, target] : tensors) {
-    const auto found = files.saved.find(key);
-    if (found == files.saved.end())
-      throw FileError(files.file + ": tensor " + key + " is missing; expected shape " +
-                      models::shape_text(target.sizes()));
-    if (found->second.sizes() != target.sizes())
-      throw FileError(files.file + ": tensor " + key + ": expected shape " +
-                      models::shape_text(target.sizes()) + ", found " +
-                      models::shape_text(found->second.sizes()));
-    target.copy_(found->second);
+    target.copy_(fitting(files.saved, key, target, files.file));
     left.erase(key);
   }
   if (!left.empty())
@@ -159,16 +163,15 @@ void verify(const AdapterFiles& memory, const fs::path& directory) {
   const auto differs = [&](const std::string& what) {
     throw FileError(files.file + ": read back, " + what + " differs from memory");
   };
-  if (files.factors.size() != memory.factors.size()) differs("the number of tensors");
-  for (const auto& [key, factor] : memory.factors) {
-    const auto found = files.factors.find(key);
-    if (found == files.factors.end() || !at::equal(found->second, factor)) differs(key);
-  }
-  if (files.saved.size() != memory.saved.size()) differs("the number of routers");
-  for (const auto& [key, value] : memory.saved) {
-    const auto found = files.saved.find(key);
-    if (found == files.saved.end() || !at::equal(found->second, value)) differs(key);
-  }
+  const auto compare = [&](const auto& read, const auto& written) {
+    if (read.size() != written.size()) differs("the number of tensors");
+    for (const auto& [key, value] : written) {
+      const auto found = read.find(key);
+      if (found == read.end() || !at::equal(found->second, value)) differs(key);
+    }
+  };
+  compare(files.factors, memory.factors);
+  compare(files.saved, memory.saved);
   for (const auto& path : paths_of(memory.factors))
     if (files.config.scale_of(path) != memory.config.scale_of(path))
       differs("the scale of " + path);
@@ -257,21 +260,14 @@ void load_factors(const AdapterFiles& files, LoraAdapter& adapter) {
       const auto key = factor_key(module.path, factor);
       const auto& target = factor == 'A' ? module.A : module.B;
       const bool shared = factor == 'A' ? module.shared_A : module.shared_B;
-      const auto found = files.factors.find(key);
-      if (found == files.factors.end())
-        throw FileError(files.file + ": tensor " + key + " is missing; expected shape " +
-                        models::shape_text(target.sizes()));
-      if (found->second.sizes() != target.sizes())
-        throw FileError(files.file + ": tensor " + key + ": expected shape " +
-                        models::shape_text(target.sizes()) + ", found " +
-                        models::shape_text(found->second.sizes()));
+      const auto& found = fitting(files.factors, key, target, files.file);
       if (shared && !filled.insert(target.const_data_ptr()).second) {
-        if (!at::equal(target, found->second))
+        if (!at::equal(target, found))
           throw FileError(files.file + ": tensor " + key +
                           " differs from that of the layer's first expert, which "
                           "peft.expert_lora lets all of them share");
       } else {
-        target.copy_(found->second);
+        target.copy_(found);
       }
       left.erase(key);
     }

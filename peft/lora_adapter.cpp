@@ -9,8 +9,6 @@ namespace {
 
 using models::Sharding;
 
-constexpr const char *kWeight = "weight", *kCorrectionBias = "e_score_correction_bias";
-
 /// Options that speak of experts, on a model without any, were meant for another model.
 void check_experts(const LoraConfig& config, bool has_experts, const std::string& place) {
   if (has_experts) return;
@@ -168,7 +166,8 @@ std::vector<Trainable> LoraAdapter::trainables() const {
   for (const auto& layer : grouped_layers_)
     for (const char factor : {'A', 'B'})
       out.push_back(trainable(*layer, factor, factor == 'A' ? layer->A() : layer->B()));
-  for (const auto& router : routers_) out.push_back(saved(*router, kWeight, router->weight()));
+  for (const auto& router : routers_)
+    out.push_back(saved(*router, AdaptedRouter::kWeight, router->weight()));
   return out;
 }
 
@@ -176,7 +175,7 @@ std::vector<Trainable> LoraAdapter::buffers() const {
   std::vector<Trainable> out;
   for (const auto& router : routers_)
     if (router->correction_bias().defined())
-      out.push_back(saved(*router, kCorrectionBias, router->correction_bias()));
+      out.push_back(saved(*router, AdaptedRouter::kCorrectionBias, router->correction_bias()));
   return out;
 }
 

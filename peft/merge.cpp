@@ -26,20 +26,21 @@ double squared_norm(const at::Tensor& t) {
 MergedTensors::MergedTensors(std::shared_ptr<const models::TensorSource> base,
                              const LoraAdapter& adapter)
     : base_(std::move(base)) {
+  const auto require = [&](const std::string& name) {
+    if (!base_->contains(name))
+      throw models::FileError("tensor " + name + " is adapted and missing in the base model");
+  };
   for (auto& module : adapter.modules()) {
     auto name = module.path + ".weight";
-    if (!base_->contains(name))
-      throw models::FileError("tensor " + name + " is adapted and missing in the base model");
+    require(name);
     modules_.emplace(std::move(name), std::move(module));
   }
-  for (const auto& router : adapter.routers()) {
-    replaced_.emplace(router->path() + ".weight", router->weight().detach());
-    if (const auto& bias_E = router->correction_bias(); bias_E.defined())
-      replaced_.emplace(router->path() + ".e_score_correction_bias", bias_E);
-  }
-  for (const auto& [name, value] : replaced_)
-    if (!base_->contains(name))
-      throw models::FileError("tensor " + name + " is adapted and missing in the base model");
+  for (const auto& router : adapter.routers())
+    for (auto& [parameter, value] : router->tensors()) {
+      auto name = router->path() + '.' + parameter;
+      require(name);
+      replaced_.emplace(std::move(name), std::move(value));
+    }
 }
 
 at::Tensor MergedTensors::read(const std::string& name, at::ScalarType dtype) const {

@@ -21,9 +21,7 @@ std::vector<NamedRouter> routers(CausalLM& model) {
     auto* block = dynamic_cast<MoeBlock*>(&layer->feed_forward());
     if (block == nullptr) continue;
     const auto weight = names.at(block->gate().parameters().front().value);
-    out.push_back({.name = weight.substr(0, weight.size() - kWeight.size()),
-                   .layer = block->layer(),
-                   .block = block});
+    out.push_back({weight.substr(0, weight.size() - kWeight.size()), block});
   }
   return out;
 }

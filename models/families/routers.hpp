@@ -11,9 +11,8 @@ namespace tailor::models {
 
 /// The router of a sparse layer.
 struct NamedRouter {
-  std::string name;        // of its keys' parent: "model.layers.0.mlp.gate"
-  std::int64_t layer = 0;  // its number in a RoutingTrace
-  MoeBlock* block = nullptr;
+  std::string name;  // of its keys' parent: "model.layers.0.mlp.gate"
+  MoeBlock* block;
 
   Router& router() const { return block->gate(); }
 };

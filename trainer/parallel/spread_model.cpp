@@ -5,6 +5,7 @@
 #include "distributed/expert_parallel.hpp"
 #include "distributed/sharded_base.hpp"
 #include "distributed/tensor_parallel.hpp"
+#include "models/families/routers.hpp"
 #include "models/layers/decoder.hpp"
 #include "models/layers/moe.hpp"
 #include "trainer/parallel/pipeline.hpp"
@@ -36,19 +37,13 @@ LoadedParameter spread_model(models::CausalLM& model, const distributed::Mesh& m
   if (mesh.sizes.pp > 1)
     model.keep_stage(stage_of(model.shape().num_hidden_layers, mesh.place.pp, mesh.sizes.pp));
   distributed::cut_for_tensor_parallel(model, mesh.place.tp, mesh.sizes.tp);
-  auto* decoder = model.decoder();
-  bool sparse = false;
-  if (decoder != nullptr) {
-    for (const auto& layer : decoder->layers()) {
-      auto* block = dynamic_cast<models::MoeBlock*>(&layer->feed_forward());
-      if (block == nullptr) continue;
-      sparse = true;
-      if (mesh.sizes.ep > 1 || mesh.sizes.tp > 1) divide_experts(*block, mesh);
-    }
-    if (mesh.sizes.tp > 1) decoder->set_region(distributed::make_tensor_region(mesh.tp));
-  }
+  const auto routers = models::routers(model);
+  if (mesh.sizes.ep > 1 || mesh.sizes.tp > 1)
+    for (const auto& router : routers) divide_experts(*router.block, mesh);
+  if (auto* decoder = model.decoder(); decoder != nullptr && mesh.sizes.tp > 1)
+    decoder->set_region(distributed::make_tensor_region(mesh.tp));
   // A stage may hold dense layers alone; then another one has the experts.
-  if (mesh.sizes.ep > 1 && !sparse && mesh.sizes.pp == 1)
+  if (mesh.sizes.ep > 1 && routers.empty() && mesh.sizes.pp == 1)
     throw configs::ConfigError("expert_parallel_size " + std::to_string(mesh.sizes.ep) + ": " +
                                model.shape().model_type + " has no experts; leave it at 1");
   if (mesh.sizes.dp_shard == 1) return {};
