@@ -78,15 +78,11 @@ void RouterBalance::count(const RoutingTrace& trace, const LabelledBatch& batch)
   }
 }
 
-at::Tensor RouterBalance::all_counts() const {
-  std::vector<at::Tensor> rows;
-  for (const auto& layer : layers_) rows.push_back(layer.counts_E);
-  return at::stack(rows);
-}
-
 void RouterBalance::share_counts() {
   if (layers_.empty()) return;  // of a stage, on all its ranks
-  auto all = all_counts();
+  std::vector<at::Tensor> rows;
+  for (const auto& layer : layers_) rows.push_back(layer.counts_E);
+  auto all = at::stack(rows);
   mesh_.data->all_reduce(all, Reduce::Sum);
   for (std::size_t i = 0; i < layers_.size(); ++i)
     layers_[i].counts_E = all.select(0, static_cast<std::int64_t>(i));
@@ -131,9 +127,7 @@ at::Tensor RouterBalance::traced(const Work& work, const NumberedBatch& item, Ro
                                  const Forward& forward) {
   models::Batch batch = item.batch;
   batch.trace = &trace;
-  const peft::DropoutState dropout{
-      .seed = work.seed, .step = work.step, .first_token = item.first_token};
-  const DropoutScope scope(work.adapter, dropout);
+  const DropoutScope dropout(work.adapter, {work.seed, work.step, item.first_token});
   return forward(batch);
 }
 

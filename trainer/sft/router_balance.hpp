@@ -79,7 +79,6 @@ class RouterBalance {
   void share_counts();
   /// The losses of a micro-batch with their weights within the step; undefined without tokens.
   at::Tensor loss(const models::RoutingTrace& trace, const LabelledBatch& batch);
-  at::Tensor all_counts() const;  // (routers, E)
 
   const RouterTraining config_;
   const peft::LoraAdapter& adapter_;

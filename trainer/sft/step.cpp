@@ -41,9 +41,9 @@ LabelledBatch empty_batch(std::int64_t row_multiple) {
   return batch;
 }
 
-/// The step's micro-batches. One without targets is left out, except where routers learn from it
-/// and where ranks need each other in every forward, for experts or for parts of the base: each
-/// then has as many as the one that has most.
+/// The step's micro-batches. One without targets is left out, except where ranks need each other in
+/// every forward, for experts or for parts of the base: each then has as many as the one that has
+/// most.
 std::vector<NumberedBatch> numbered_batches(std::span<const Example* const> documents,
                                             const distributed::Mesh& mesh,
                                             const StepSettings& settings) {
@@ -100,8 +100,7 @@ StepPass in_stages(models::CausalLM& model, peft::LoraAdapter& adapter, std::uin
   const auto around = [&adapter, seed, step](
                           const NumberedBatch& item,
                           const std::function<at::Tensor(const models::Batch&)>& forward) {
-    const peft::DropoutState dropout{.seed = seed, .step = step, .first_token = item.first_token};
-    const DropoutScope scope(adapter, dropout);
+    const DropoutScope dropout(adapter, {seed, step, item.first_token});
     return StageOutput{forward(item.batch), {}};
   };
   return [&model, &mesh, vocabulary, around](std::span<const NumberedBatch> batches,
@@ -145,8 +144,7 @@ BatchLoss adapted_loss(const models::CausalLM& model, peft::LoraAdapter& adapter
                        std::uint64_t seed, std::int64_t step, const VocabularyPart& vocabulary) {
   return [&model, &adapter, seed, step, vocabulary](const LabelledBatch& batch,
                                                     std::int64_t first_token) {
-    const peft::DropoutState dropout{.seed = seed, .step = step, .first_token = first_token};
-    const DropoutScope scope(adapter, dropout);
+    const DropoutScope dropout(adapter, {seed, step, first_token});
     return summed_cross_entropy(model, model.hidden_states(batch), batch.targets_T, vocabulary);
   };
 }

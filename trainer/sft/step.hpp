@@ -19,8 +19,9 @@ using BatchLoss = std::function<SummedLoss(const LabelledBatch& batch, std::int6
 /// Dropout on for one forward.
 class DropoutScope {
  public:
-  DropoutScope(peft::LoraAdapter& adapter, const peft::DropoutState& state) : adapter_(adapter) {
-    adapter_.set_dropout(&state);
+  DropoutScope(peft::LoraAdapter& adapter, const peft::DropoutState& state)
+      : adapter_(adapter), state_(state) {
+    adapter_.set_dropout(&state_);
   }
   ~DropoutScope() { adapter_.set_dropout(nullptr); }
   DropoutScope(const DropoutScope&) = delete;
@@ -28,6 +29,7 @@ class DropoutScope {
 
  private:
   peft::LoraAdapter& adapter_;
+  const peft::DropoutState state_;
 };
 
 struct StepSettings {
