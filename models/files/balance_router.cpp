@@ -7,7 +7,6 @@
 #include <ATen/ops/linalg_solve.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/mean.h>
-#include <ATen/ops/ones.h>
 #include <ATen/ops/std.h>
 #include <ATen/ops/topk.h>
 #include <ATen/ops/zeros.h>
@@ -23,6 +22,7 @@ constexpr int kRounds = 3;          // offsets are refitted where the direction 
 constexpr int kSteps = 400;         // of one round
 constexpr double kFirstStep = 0.2;  // of the logits' spread; the last is a hundredth of it
 constexpr double kRidge = 1e-3;     // of the mean square of the inputs
+constexpr double kAlike = 1e-6;     // share of the inputs by which they differ: rounding of float32
 
 /// How much more often than the mean each expert is chosen, in shares of the mean: (E).
 at::Tensor excess(const at::Tensor& logits_TE, std::int64_t k) {
@@ -60,6 +60,7 @@ at::Tensor balance_router(const at::Tensor& router_ED, const at::Tensor& x_TD,
   const auto x = x_TD.to(at::kDouble);
   auto router = router_ED.to(at::kDouble);
   const auto mean_D = x.mean(0);
+  if ((x - mean_D).norm().item<double>() <= kAlike * x.norm().item<double>()) return router_ED;
   router -= at::matmul(router, mean_D).unsqueeze(1) * mean_D / mean_D.square().sum();
   const auto spread_E1 = at::matmul(x, router.t()).std(0).unsqueeze(1);
   router *= spread_E1.mean() / spread_E1;

@@ -15,8 +15,8 @@ namespace tailor::models {
 /// offsets of the logits, found as auxiliary-loss-free balancing finds its biases (Wang et al.
 /// 2024, arXiv:2408.15664, algorithm 1). A router has no bias, so each offset is added to the row
 /// along the direction whose product with a token is nearest to one (ridge regression). Logits keep
-/// their mean spread. Needs at least two tokens; other tokens are balanced as far as they are
-/// alike.
+/// their mean spread. Needs at least two tokens, and leaves a router as it is where all are the
+/// same; other tokens are balanced as far as they are alike.
 at::Tensor balance_router(const at::Tensor& router_ED, const at::Tensor& x_TD,
                           std::int64_t num_experts_per_tok);
 

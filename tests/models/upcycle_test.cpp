@@ -116,6 +116,8 @@ TEST_CASE("a balanced router sends equally many tokens to every expert", "[model
   CHECK(balanced_ED.scalar_type() == at::kFloat);
   CHECK(at::equal(balanced_ED, models::balance_router(router_ED, x_TD, k)));
   CHECK_THROWS_AS(models::balance_router(router_ED, x_TD.narrow(0, 0, 1), k), c10::ValueError);
+  const auto same_TD = common_D.expand({5, 48});
+  CHECK(at::equal(models::balance_router(router_ED, same_TD, k), router_ED));
 }
 
 TEST_CASE("an upcycled model is balanced on what its feed-forwards read", "[models]") {
