@@ -49,6 +49,8 @@ def check_refusals(folder):
     none = ("--output", folder / "none")
     refused("num_experts_per_tok", "--model", MODEL, *none, "--num-experts", 4, "--num-experts-per-tok", 5)
     refused("mixtral", "--model", folder / "sparse", *none)
+    refused("--threads", "--model", MODEL, *none, "--threads", 1)
+    refused("--threads", "--model", MODEL, *none, "--balance", folder / "data.jsonl", "--threads", -1)
     refused("missing.jsonl", "--model", MODEL, *none, "--balance", folder / "missing.jsonl")
     (folder / "prompts.jsonl").write_text('{"question": "a"}\n')
     refused("no known format", "--model", MODEL, *none, "--balance", folder / "prompts.jsonl")

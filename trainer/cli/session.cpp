@@ -123,6 +123,9 @@ void set_threads(std::int64_t threads, const std::string& key) {
   constexpr std::int64_t kPerCore = 4, kAlways = 16;
   const auto cores = usable_cores();
   const auto most = std::max(kPerCore * cores, kAlways);
+  if (threads < 0)
+    throw configs::ConfigError(key + ": expected 0 or a positive number, found " +
+                               std::to_string(threads));
   if (threads > most)
     throw configs::ConfigError(key + ": expected at most " + std::to_string(most) +
                                " threads where a process may use " + std::to_string(cores) +

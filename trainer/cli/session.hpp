@@ -63,8 +63,8 @@ Tokenization tokenization(const models::Pretrained& pretrained, const std::vecto
                           const DataConfig& config);
 
 /// Threads of tensor operations: `threads`, or one a core that this process may use where it is 0.
-/// Once, before the first tensor operation. Throws ConfigError naming `key` for many times more
-/// threads than cores.
+/// Once, before the first tensor operation. Throws ConfigError naming `key` for a negative number
+/// and for many times more threads than cores.
 void set_threads(std::int64_t threads, const std::string& key = "--threads");
 
 }  // namespace tailor::trainer::cli

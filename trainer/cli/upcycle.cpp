@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "configs/reader.hpp"
 #include "models/families/causal_lm.hpp"
 #include "models/families/feed_forward_inputs.hpp"
 #include "trainer/cli/commands.hpp"
@@ -71,6 +72,8 @@ std::vector<at::Tensor> router_inputs(const UpcycleCommand& command, const model
 
 int upcycle(UpcycleCommand command) {
   refuse_used(command.output);
+  if (command.balance.empty() && command.threads != 0)
+    throw configs::ConfigError("--threads: is that of --balance, and none is given");
   const auto dense = models::open_pretrained(command.model);
   const auto dtype = written_dtype(command.dtype, *dense.tensors);
   const auto before = num_parameters(dense.config_json, dense.config_file);
