@@ -6,7 +6,10 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/tensor.h>
 
+#include <cmath>
+
 #include "trainer/grpo/policy_batch.hpp"
+#include "trainer/grpo/policy_loss.hpp"
 
 namespace tailor::trainer {
 
@@ -27,5 +30,23 @@ inline PolicyBatch two_responses() {
 
 /// That batch as a whole optimizer step.
 constexpr double kTokens = 7, kSequences = 2, kMaxLength = 8;
+constexpr Normalizer kStep{kTokens, kSequences, kMaxLength};
+
+inline bool near(double found, double expected) { return std::abs(found - expected) < 1e-8; }
+
+inline GrpoConfig settings(LossType type) {
+  GrpoConfig config;
+  config.loss_type = type;
+  config.epsilon_high = type == LossType::Cispo ? 5.0 : 0.28;
+  return config;
+}
+
+inline GrpoConfig sequence_level(LossType type, double low = 0.2, double high = 0.28) {
+  auto config = settings(type);
+  config.importance_sampling_level = RatioLevel::Sequence;
+  config.epsilon = low;
+  config.epsilon_high = high;
+  return config;
+}
 
 }  // namespace tailor::trainer

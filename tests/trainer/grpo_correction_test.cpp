@@ -14,8 +14,6 @@ using namespace tailor::trainer;
 
 namespace {
 
-bool near(double found, double expected) { return std::abs(found - expected) < 1e-8; }
-
 at::Tensor weights(const PolicyBatch& batch, Correction correction, double clip_max,
                    std::optional<double> clip_min = {}) {
   return correction_weights(correction, batch.offsets, batch.mask_S, batch.old_S, batch.sampler_S,

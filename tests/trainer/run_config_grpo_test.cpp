@@ -29,10 +29,10 @@ TEST_CASE("a GRPO job has TRL's defaults and is read back as it was written", "[
       "steps_per_generation: 4, num_iterations: 2, scale_rewards: rloo, loss_type: gspo, "
       "epsilon: 3.0e-4, epsilon_high: 4.0e-4, delta: 4, dual_clip: 3, beta: 0.04, "
       "kl_estimator: k3+, importance_sampling_correction: token_mask, "
-      "importance_sampling_clip_min: 0.5, importance_sampling_reject: {seq_mean_k1: 1.5, token_k3: "
-      "0.3}, importance_sampling_reject_min: {seq_mean_k1: 0.9}, mask_truncated_completions: true, "
-      "dynamic_sampling: "
-      "true, "
+      "importance_sampling_clip_min: 0.5, "
+      "importance_sampling_reject: {seq_mean_k1: 1.5, token_k3: 0.3}, "
+      "importance_sampling_reject_min: {seq_mean_k1: 0.9}, "
+      "mask_truncated_completions: true, dynamic_sampling: true, "
       "top_entropy_quantile: 0.2, share_prompts: false, stop: ['</answer>', \"\\n\\n\"]"));
   CHECK(all.grpo.stop == std::vector<std::string>{"</answer>", "\n\n"});
   CHECK(all.grpo.loss_type == LossType::Grpo);
@@ -52,46 +52,46 @@ TEST_CASE("a GRPO job has TRL's defaults and is read back as it was written", "[
             .grpo.importance_sampling_clip_max == 3.0);
 }
 
-TEST_CASE("what a GRPO job cannot mean is refused by key", "[trainer]") {
+TEST_CASE("what a GRPO section cannot mean is refused by key", "[trainer]") {
+  const Workspace workspace;
+  const std::string rejects = "importance_sampling_reject: ";
+  const std::pair<std::string, std::vector<std::string>> refusals[] = {
+      {"num_generations: 1", {"job.yaml:6:25: grpo.num_generations: expected"}},
+      {"loss_type: cispo", {"grpo.loss_type: cispo needs epsilon_high"}},
+      {"loss_type: luspo", {"needs importance_sampling_level: sequence"}},
+      {"num_generation: 4", {"did you mean \"num_generations\""}},
+      {"max_completion_length: 4, min_new_tokens: 5",
+       {"expected at most max_completion_length (4)"}},
+      {"top_p: 0.9, importance_sampling_correction: token_mask",
+       {"expected auto or off where top_p"}},
+      {"kl_in: reward", {"without beta above 0"}},
+      {"delta: 1.1", {"1 + epsilon_high (1.2)"}},
+      {"importance_sampling_clip_min: 3", {"expected at most importance_sampling_clip_max (2)"}},
+      {rejects + "{seq_mean_k4: 1}",
+       {rejects + "expected keys among token_k1", "did you mean \"seq_mean_k"}},
+      {rejects + "{token_k1: 0.9}", {"token_k1: expected at least 1 without a lower bound"}},
+      {rejects + "{token_k2: 1}, importance_sampling_reject_min: {token_k2: 0.5}",
+       {"token_k2 has no lower bound"}},
+      {"importance_sampling_reject_min: {token_k1: 0.5}", {"token_k1 needs its upper bound"}},
+      {rejects + "{token_k1: 2}, top_k: 5", {rejects + "leave it out where top_p"}},
+      {"stop: ['']", {"grpo.stop[0]: expected a name"}},
+      {"max_staleness: 1, dynamic_sampling: true",
+       {"dynamic_sampling: expected false with max_staleness above 0"}},
+      {"loss_type: minirl", {"minirl needs scale_rewards: none"}},
+      {"kl_limit: 1", {"needs beta above 0"}},
+      {"router_replay: r3", {"expected off"}},
+      {"use_vllm: true", {"leave it out"}}};
+  for (const auto& [section, words] : refusals) {
+    CAPTURE(section);
+    const auto errors = workspace.errors(with_grpo(section));
+    for (const auto& word : words) CHECK_THAT(errors, Catch::Contains(word));
+  }
+  CHECK(workspace.read(with_grpo("stop_strings: '##'")).grpo.stop.size() == 1);
+}
+
+TEST_CASE("what a GRPO job cannot mean with its other sections is refused by key", "[trainer]") {
   const Workspace workspace;
   CHECK_THAT(workspace.errors("task: grpo\n" + kSmall), Catch::Contains("rewards: missing"));
-  CHECK_THAT(workspace.errors(with_grpo("num_generations: 1")),
-             Catch::Contains("job.yaml:6:25: grpo.num_generations: expected"));
-  CHECK_THAT(workspace.errors(with_grpo("loss_type: cispo")),
-             Catch::Contains("grpo.loss_type: cispo needs epsilon_high"));
-  CHECK_THAT(workspace.errors(with_grpo("loss_type: luspo")),
-             Catch::Contains("needs importance_sampling_level: sequence"));
-  CHECK_THAT(workspace.errors(with_grpo("num_generation: 4")),
-             Catch::Contains("did you mean \"num_generations\""));
-  CHECK_THAT(workspace.errors(with_grpo("max_completion_length: 4, min_new_tokens: 5")),
-             Catch::Contains("expected at most max_completion_length (4)"));
-  CHECK_THAT(workspace.errors(with_grpo("top_p: 0.9, importance_sampling_correction: token_mask")),
-             Catch::Contains("expected auto or off where top_p"));
-  CHECK_THAT(workspace.errors(with_grpo("kl_in: reward")), Catch::Contains("without beta above 0"));
-  CHECK_THAT(workspace.errors(with_grpo("delta: 1.1")), Catch::Contains("1 + epsilon_high (1.2)"));
-  CHECK_THAT(workspace.errors(with_grpo("importance_sampling_clip_min: 3")),
-             Catch::Contains("expected at most importance_sampling_clip_max (2)"));
-  CHECK_THAT(workspace.errors(with_grpo("importance_sampling_reject: {seq_mean_k4: 1}")),
-             Catch::Contains("importance_sampling_reject: expected keys among token_k1") &&
-                 Catch::Contains("did you mean \"seq_mean_k"));
-  CHECK_THAT(workspace.errors(with_grpo("importance_sampling_reject: {token_k1: 0.9}")),
-             Catch::Contains("token_k1: expected at least 1 without a lower bound"));
-  CHECK_THAT(workspace.errors(with_grpo("importance_sampling_reject: {token_k2: 1}, "
-                                        "importance_sampling_reject_min: {token_k2: 0.5}")),
-             Catch::Contains("token_k2 has no lower bound"));
-  CHECK_THAT(workspace.errors(with_grpo("importance_sampling_reject_min: {token_k1: 0.5}")),
-             Catch::Contains("token_k1 needs its upper bound"));
-  CHECK_THAT(workspace.errors(with_grpo("importance_sampling_reject: {token_k1: 2}, top_k: 5")),
-             Catch::Contains("importance_sampling_reject: leave it out where top_p"));
-  CHECK_THAT(workspace.errors(with_grpo("stop: ['']")), Catch::Contains("grpo.stop[0]: expected a name"));
-  CHECK(workspace.read(with_grpo("stop_strings: '##'")).grpo.stop.size() == 1);
-  CHECK_THAT(workspace.errors(with_grpo("max_staleness: 1, dynamic_sampling: true")),
-             Catch::Contains("dynamic_sampling: expected false with max_staleness above 0"));
-  CHECK_THAT(workspace.errors(with_grpo("loss_type: minirl")),
-             Catch::Contains("minirl needs scale_rewards: none"));
-  CHECK_THAT(workspace.errors(with_grpo("kl_limit: 1")), Catch::Contains("needs beta above 0"));
-  CHECK_THAT(workspace.errors(with_grpo("router_replay: r3")), Catch::Contains("expected off"));
-  CHECK_THAT(workspace.errors(with_grpo("use_vllm: true")), Catch::Contains("leave it out"));
   CHECK_THAT(workspace.errors(with_grpo("steps_per_generation: 3") +
                               "train: {gradient_accumulation_steps: 2}\n"),
              Catch::Contains("grpo.steps_per_generation: expected a multiple of"));
