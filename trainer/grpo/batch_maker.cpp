@@ -1,8 +1,6 @@
 #include "trainer/grpo/batch_maker.hpp"
 
 #include <ATen/ops/full.h>
-#include <ATen/ops/ones.h>
-#include <ATen/ops/ones_like.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
@@ -11,10 +9,9 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
-#include "trainer/grpo/entropy_mask.hpp"
 #include "trainer/grpo/facts.hpp"
+#include "trainer/grpo/measure.hpp"
 #include "trainer/grpo/policy_loss.hpp"
-#include "trainer/grpo/reject.hpp"
 
 namespace tailor::trainer {
 namespace {
@@ -59,7 +56,7 @@ PendingBatch BatchMaker::draw(PromptSource& source, std::int64_t& num_rollouts,
   out.batch.sampled_at = settings.step - 1;
   if (config_.grpo.dynamic_sampling) return out;  // what stays is known once it is scored
   const auto begin = Clock::now();
-  measure_all(out.batch.rollouts, settings);
+  measure_rollouts(policy_, out.batch.rollouts, plan_.num_updates, settings);
   out.measure_s = seconds_since(begin);
   return out;
 }
@@ -82,7 +79,7 @@ MadeBatch BatchMaker::finish(PendingBatch pending, PromptSource& source, std::in
     while (all.num_groups < plan_.num_groups && all.num_rounds < grpo.max_num_gen_batches)
       collect(all, sample(source, num_rollouts, plan_.num_groups - all.num_groups, all.num_groups));
     const auto begin = Clock::now();
-    measure_all(all.rollouts, settings);
+    measure_rollouts(policy_, all.rollouts, plan_.num_updates, settings);
     all.measure_s = seconds_since(begin);
   }
   const auto weighed = weigh(all);
@@ -192,75 +189,6 @@ void BatchMaker::keep(Collected& all, PendingBatch drawn, Judgement judged) cons
                               judged.faults.end());
 }
 
-/// What the update compares with, under the weights that have sampled.
-void BatchMaker::measure_all(std::vector<Rollout>& rollouts, const StepSettings& settings) const {
-  measure_reference(rollouts, settings);
-  measure_old(rollouts, settings);
-  reject(rollouts);
-}
-
-void BatchMaker::measure_reference(std::vector<Rollout>& rollouts,
-                                   const StepSettings& settings) const {
-  if (config_.grpo.beta == 0.0) return;  // a reference that nobody asks costs a pass
-  const AdapterOff off(policy_.adapter);
-  measure(policy_, rollouts, settings, &Rollout::reference_logprobs);
-}
-
-bool BatchMaker::takes_kl_off_rewards() const {
-  return config_.grpo.beta > 0.0 && config_.grpo.kl_in == KlPlace::Reward;
-}
-
-/// The first update of a batch computes them itself where it has the weights that sampled it.
-void BatchMaker::measure_old(std::vector<Rollout>& rollouts, const StepSettings& settings) const {
-  const auto& grpo = config_.grpo;
-  const bool masks = grpo.top_entropy_quantile < 1.0;
-  const bool rejects = !grpo.importance_sampling_reject.empty();
-  const bool moves_on = plan_.num_updates > 1 || grpo.max_staleness > 0;
-  const bool bypasses = grpo.importance_sampling_correction == Correction::Bypass;
-  if ((!moves_on || bypasses) && !takes_kl_off_rewards() && !masks && !rejects) return;
-  std::vector<float> entropies;
-  measure(policy_, rollouts, settings, &Rollout::old_logprobs, masks ? &entropies : nullptr);
-  if (masks) mask_low_entropy(rollouts, entropies);
-}
-
-/// Before the update, which divides by what is left.
-void BatchMaker::reject(std::vector<Rollout>& rollouts) const {
-  const auto& rules = config_.grpo.importance_sampling_reject;
-  if (rules.empty()) return;
-  for (auto& rollout : rollouts) {
-    const auto kept = kept_mask(rules, {0, rollout.size()}, at::ones({rollout.size()}, at::kFloat),
-                                at::tensor(rollout.old_logprobs, at::kFloat),
-                                at::tensor(rollout.sampler_logprobs, at::kFloat));
-    rollout.kept.assign(kept.const_data_ptr<float>(),
-                        kept.const_data_ptr<float>() + rollout.size());
-  }
-}
-
-void BatchMaker::mask_low_entropy(std::vector<Rollout>& rollouts,
-                                  const std::vector<float>& entropies) const {
-  auto& data = *policy_.mesh.data;
-  std::vector<float> counting;
-  std::size_t at = 0;
-  for (const auto& rollout : rollouts) {
-    if (rollout.counts)
-      counting.insert(counting.end(), entropies.begin() + static_cast<std::ptrdiff_t>(at),
-                      entropies.begin() + static_cast<std::ptrdiff_t>(at + rollout.ids.size()));
-    at += rollout.ids.size();
-  }
-  const auto threshold = entropy_threshold(gathered(at::tensor(counting, at::kFloat), data),
-                                           config_.grpo.top_entropy_quantile);
-  at = 0;
-  for (auto& rollout : rollouts) {
-    const auto own = at::tensor(std::vector<float>(
-        entropies.begin() + static_cast<std::ptrdiff_t>(at),
-        entropies.begin() + static_cast<std::ptrdiff_t>(at + rollout.ids.size())));
-    at += rollout.ids.size();
-    const auto mask = high_entropy_mask(own, at::ones_like(own), threshold);
-    rollout.policy_mask.assign(mask.const_data_ptr<float>(),
-                               mask.const_data_ptr<float>() + mask.numel());
-  }
-}
-
 /// Divergence of every sample of all ranks from the reference.
 std::vector<double> BatchMaker::kl_of(const Collected& all) const {
   std::vector<double> own;
@@ -278,7 +206,7 @@ std::vector<double> BatchMaker::kl_of(const Collected& all) const {
 Advantages BatchMaker::weigh(const Collected& all) const {
   auto functions = all.judgement.functions;
   auto weights = weights_;
-  if (takes_kl_off_rewards()) {
+  if (takes_kl_off_rewards(config_.grpo)) {
     const auto divergence = kl_of(all);
     RewardColumn kl(divergence.begin(), divergence.end());
     // What no reward has scored stays unscored.

@@ -51,12 +51,6 @@ class BatchMaker {
   void collect(Collected& all, PendingBatch pending) const;
   std::vector<bool> spread_of(const std::vector<RewardColumn>& functions) const;
   void keep(Collected& all, PendingBatch drawn, Judgement judged) const;
-  void measure_all(std::vector<Rollout>& rollouts, const StepSettings& settings) const;
-  void measure_old(std::vector<Rollout>& rollouts, const StepSettings& settings) const;
-  void measure_reference(std::vector<Rollout>& rollouts, const StepSettings& settings) const;
-  void reject(std::vector<Rollout>& rollouts) const;
-  void mask_low_entropy(std::vector<Rollout>& rollouts, const std::vector<float>& entropies) const;
-  bool takes_kl_off_rewards() const;
   std::vector<double> kl_of(const Collected& all) const;
   Advantages weigh(const Collected& all) const;
   void add_rejected(const Collected& all, std::vector<Metric>& facts) const;

@@ -3,14 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <iterator>
-#include <memory>
 #include <optional>
 #include <string_view>
 #include <utility>
 
 #include "configs/reader.hpp"
 #include "trainer/grpo/batch_maker.hpp"
+#include "trainer/grpo/evaluate.hpp"
 #include "trainer/grpo/facts.hpp"
 #include "trainer/grpo/update.hpp"
 #include "trainer/metrics/jsonl_log.hpp"
@@ -19,9 +18,6 @@
 
 namespace tailor::trainer {
 namespace {
-
-/// Rollout batches of a rank between two looks whether an evaluation is to be broken off.
-constexpr std::int64_t kEvaluationBatches = 2;
 
 std::int64_t steps_per_generation(const RunConfig& config) {
   return config.grpo.steps_per_generation.value_or(config.train.gradient_accumulation_steps);
@@ -201,56 +197,26 @@ class GrpoLoop {
       completions_->write_line("{\"step\": " + std::to_string(step) + ", " + line.substr(1));
   }
 
-  /// Greedy completions of this rank's evaluation prompts; none where a signal broke it off.
-  std::optional<std::vector<Rollout>> evaluation_answers() {
-    auto& reporter = training_.reporter();
-    reporter.activity("evaluating");
-    const auto& data = *run_.mesh.data;
-    const auto num_rows = static_cast<std::int64_t>(task_.eval.size());
-    const auto piece = kEvaluationBatches * config_.grpo.rollout_batch_size * data.size();
-    std::vector<Rollout> out;
-    for (std::int64_t first = 0; first < num_rows; first += piece) {
-      if (training_.told_to_stop()) return std::nullopt;
-      reporter.activity("evaluating " + std::to_string(first) + "/" + std::to_string(num_rows));
-      std::vector<Planned> own;
-      for (auto row = first + data.rank(); row < std::min(first + piece, num_rows);
-           row += data.size())
-        own.push_back({.group = row, .row = row});
-      auto answers = draw(policy_, task_.eval, task_, own,
-                          {.temperature = 0.0,
-                           .num_generations = 1,
-                           .seed = config_.train.seed,
-                           .first_sequence = 0});
-      out.insert(out.end(), std::make_move_iterator(answers.begin()),
-                 std::make_move_iterator(answers.end()));
-    }
-    return out;
-  }
-
-  /// Greedy completions of the evaluation prompts, scored.
   void evaluate_now() {
     if (task_.eval.empty()) return training_.evaluated(true);  // the job has none any more
     const auto begin = Clock::now();
-    const auto num_rows = static_cast<std::int64_t>(task_.eval.size());
-    const auto answers = evaluation_answers();
-    training_.evaluated(answers.has_value());
-    if (!answers) return;
-    const auto& rollouts = *answers;
-    auto scored = scorer_.start(
-        std::make_shared<const std::vector<Judged>>(judged_of(task_, task_.eval, rollouts)));
-    const auto judged = judge(task_, rollouts, scored.get(), num_rows, 1, run_.mesh);
-    warn_of_faults(judged.faults);
-    const auto weighed = advantages(judged.functions, reward_weights(task_), 1, ScaleRewards::None);
+    auto& reporter = training_.reporter();
+    const auto found = evaluate_prompts(
+        policy_, task_, config_.train.seed, scorer_, [&](std::int64_t at, std::int64_t all) {
+          reporter.activity("evaluating " + std::to_string(at) + "/" + std::to_string(all));
+          return !training_.told_to_stop();
+        });
+    training_.evaluated(found.has_value());
+    if (!found) return;
     std::vector<Metric> out{{"step", training_.state().step}};
-    const auto facts = evaluation_facts(task_, judged, weighed);
-    out.insert(out.end(), facts.begin(), facts.end());
+    out.insert(out.end(), found->facts.begin(), found->facts.end());
     out.push_back({"eval_runtime_s", seconds_since(begin)});
     char line[128];
-    std::snprintf(line, sizeof line, "step %lld: eval reward %.4f (%lld prompts in %.1f s)",
-                  static_cast<long long>(training_.state().step), weighed.reward.mean,
-                  static_cast<long long>(num_rows), seconds_since(begin));
-    training_.reporter().report(out, line);
-    training_.tell({{"eval_reward", weighed.reward.mean}});
+    std::snprintf(line, sizeof line, "step %lld: eval reward %.4f (%zu prompts in %.1f s)",
+                  static_cast<long long>(training_.state().step), found->reward, task_.eval.size(),
+                  seconds_since(begin));
+    reporter.report(out, line);
+    training_.tell({{"eval_reward", found->reward}});
   }
 
   /// What is left of a batch, and the next one where it was drawn already.
