@@ -1,7 +1,15 @@
 // T tokens, D hidden_size, N heads, P positionless and R rotated features of a head, V of a value.
 #include "models/layers/mla.hpp"
 
-#include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/block_diag.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/einsum.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/randn.h>
 
 #include <catch2/catch.hpp>
 #include <cmath>

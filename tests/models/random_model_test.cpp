@@ -1,7 +1,9 @@
 #include "models/families/random_model.hpp"
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/equal.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>

@@ -1,6 +1,8 @@
 #include "peft/init.hpp"
 
-#include <ATen/ATen.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/equal.h>
 
 #include <catch2/catch.hpp>
 #include <cmath>

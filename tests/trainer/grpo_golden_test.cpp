@@ -1,5 +1,9 @@
 // Advantages, correction weights and losses against TRL (scripts/golden/make_grpo_goldens.py).
-#include <ATen/ATen.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/tensor.h>
 
 #include <catch2/catch.hpp>
 #include <cmath>

@@ -1,5 +1,9 @@
 // What holds of every policy loss, whatever its values.
-#include <ATen/ATen.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/equal.h>
 
 #include <catch2/catch.hpp>
 #include <cmath>

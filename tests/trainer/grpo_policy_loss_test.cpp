@@ -1,6 +1,8 @@
 #include "trainer/grpo/policy_loss.hpp"
 
-#include <ATen/ATen.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/allclose.h>
 
 #include <catch2/catch.hpp>
 #include <cmath>

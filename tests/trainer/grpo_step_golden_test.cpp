@@ -1,6 +1,9 @@
 // Two GRPO steps over a tiny model against TRL (scripts/golden/make_grpo_goldens.py).
-#include <ATen/ATen.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/tensor.h>
 
 #include <algorithm>
 #include <catch2/catch.hpp>

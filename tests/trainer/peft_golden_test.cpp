@@ -1,5 +1,6 @@
 // Model, adapter, loss and optimizer against HF PEFT (scripts/golden/make_peft_goldens.py).
-#include <ATen/ATen.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 
 #include <catch2/catch.hpp>

@@ -1,6 +1,11 @@
 // Trained routers against HF PEFT and transformers (scripts/golden/make_router_goldens.py).
-#include <ATen/ATen.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/zeros.h>
 
 #include <catch2/catch.hpp>
 
