@@ -6,6 +6,8 @@
 #include <map>
 #include <vector>
 
+#include "models/expert_capacity.hpp"
+
 namespace tailor::models {
 
 class KvCache;
@@ -16,6 +18,7 @@ struct RoutingTrace {
   struct Layer {
     at::Tensor logits_TE;  // float32, part of the graph where the router or its input is
     at::Tensor ids_TK;     // int64
+    at::Tensor kept_TK;    // the same with -1 where an expert was full; ids_TK without a capacity
   };
   std::map<std::int64_t, Layer> layers;  // by the layer's number
 };
@@ -37,6 +40,7 @@ struct Batch {
   std::vector<std::int64_t> cache_slots;
 
   RoutingTrace* trace = nullptr;  // absent: routes are not recorded
+  ExpertCapacity expert_capacity;
 
   std::int64_t num_tokens() const { return document_offsets.empty() ? 0 : document_offsets.back(); }
   std::int64_t num_documents() const {

@@ -22,7 +22,7 @@ class AdaptedRouter {
 
   const std::string& path() const { return router_.name; }       // "model.layers.0.mlp.gate"
   std::int64_t layer() const { return router_.block->layer(); }  // its number in a RoutingTrace
-  const models::RouterConfig& config() const { return router_.block->config().router; }
+  const models::RouterConfig& config() const { return router_.config(); }
   const at::Tensor& weight() const { return weight_ED_; }  // float32, requires a gradient
   /// float32 without gradient, undefined where there is none. Written in place.
   const at::Tensor& correction_bias() const { return bias_E_; }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "configs/reader.hpp"
+#include "models/expert_capacity.hpp"
 #include "peft/lora_config.hpp"
 #include "trainer/grpo/grpo_config.hpp"
 #include "trainer/rewards/reward_config.hpp"
@@ -64,8 +65,8 @@ struct TrainConfig {
 /// Which tokens' choices are the share f of an expert in the balancing loss.
 enum class BalanceScope { GlobalBatch, MicroBatch };  // router_aux_loss_scope
 
-/// Routers of a sparse model: trained whole, beside the factors, and kept balanced. What the
-/// coefficients multiply: trainer/sft/router_balance.hpp.
+/// Routers of a sparse model: trained whole, beside the factors, and kept balanced; and what of
+/// their choice is computed. What the coefficients multiply: trainer/sft/router_balance.hpp.
 struct RouterTraining {
   bool train_router = false;
   double router_aux_loss_coef = 0.0;  // 0.001 where routers are trained and the job does not say
@@ -73,7 +74,11 @@ struct RouterTraining {
   double router_seq_aux_loss_coef = 0.0;
   double router_z_loss_coef = 0.0;
   double router_bias_update_rate = 0.0;
-  std::string bias_place;  // "job.yaml:12:3: router.router_bias_update_rate"
+  models::ExpertCapacity capacity;  // expert_capacity_factor, token_drop_policy; of frozen ones too
+  std::string bias_place;           // "job.yaml:12:3: router.router_bias_update_rate"
+  std::string capacity_place;       // of expert_capacity_factor
+
+  bool is_default() const { return !train_router && capacity.factor == 0.0; }
 };
 
 struct OutputConfig {

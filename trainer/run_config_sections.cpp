@@ -175,6 +175,9 @@ RouterTraining read_router(Section section, bool grpo) {
   section.redirect("moe_aux_loss_coeff", "router_aux_loss_coef");
   section.redirect("moe_z_loss_coeff", "router_z_loss_coef");
   section.redirect("moe_router_bias_update_rate", "router_bias_update_rate");
+  section.redirect("capacity_factor", "expert_capacity_factor");
+  section.redirect("moe_expert_capacity_factor", "expert_capacity_factor");
+  section.redirect("moe_token_drop_policy", "token_drop_policy");
   RouterTraining config;
   config.train_router = section.boolean("train_router", config.train_router);
   const auto number = [&](const char* key, double fallback) {
@@ -191,6 +194,15 @@ RouterTraining read_router(Section section, bool grpo) {
   config.router_z_loss_coef = number("router_z_loss_coef", 0.0);
   config.router_bias_update_rate = number("router_bias_update_rate", 0.0);
   config.bias_place = section.place("router_bias_update_rate");
+  config.capacity.factor = section.number("expert_capacity_factor", 0.0, kNotNegative);
+  config.capacity.drop = read_word(section, "token_drop_policy", kTokenDrops, config.capacity.drop);
+  config.capacity_place = section.place("expert_capacity_factor");
+  if (section.has("token_drop_policy") && config.capacity.factor == 0.0)
+    section.report("token_drop_policy",
+                   "needs expert_capacity_factor: without it nothing is dropped");
+  if (grpo && config.capacity.factor > 0.0)
+    section.report("expert_capacity_factor",
+                   "expected 0 under task: grpo, whose updates compute what sampling computed");
   if (grpo && config.train_router)
     section.report("train_router", "expected false under task: grpo, which trains factors alone");
   section.finish();

@@ -19,6 +19,7 @@ inline constexpr std::initializer_list<const char*> kExpertLora{"per_expert", "s
 inline constexpr std::initializer_list<const char*> kMoeRanks{"same", "divide"};
 inline constexpr std::initializer_list<const char*> kMoeScales{"keep_s", "keep_alpha"};
 inline constexpr std::initializer_list<const char*> kBalanceScopes{"global_batch", "micro_batch"};
+inline constexpr std::initializer_list<const char*> kTokenDrops{"probs", "position"};
 inline constexpr std::initializer_list<const char*> kLossTypes{
     "grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "minirl", "luspo", "vespo"};
 inline constexpr std::initializer_list<const char*> kRatioLevels{"token", "sequence"};

@@ -165,13 +165,16 @@ void write_train(std::string& out, const TrainConfig& train) {
 }
 
 void write_router(std::string& out, const RouterTraining& router) {
-  Lines(out, "router")
-      .flag("train_router", router.train_router)
+  Lines lines(out, "router");
+  lines.flag("train_router", router.train_router)
       .number("router_aux_loss_coef", router.router_aux_loss_coef)
       .word("router_aux_loss_scope", word_of(router.router_aux_loss_scope, kBalanceScopes))
       .number("router_seq_aux_loss_coef", router.router_seq_aux_loss_coef)
       .number("router_z_loss_coef", router.router_z_loss_coef)
-      .number("router_bias_update_rate", router.router_bias_update_rate);
+      .number("router_bias_update_rate", router.router_bias_update_rate)
+      .number("expert_capacity_factor", router.capacity.factor);
+  if (router.capacity.factor > 0.0)
+    lines.word("token_drop_policy", word_of(router.capacity.drop, kTokenDrops));
 }
 
 std::string reports(const OutputConfig& output) {
@@ -215,7 +218,7 @@ std::string to_yaml(const RunConfig& config) {
     out += rewards_yaml(config.rewards);
   }
   write_train(out, config.train);
-  if (config.router.train_router) write_router(out, config.router);
+  if (!config.router.is_default()) write_router(out, config.router);
   const auto& parallel = config.parallel;
   Lines(out, "parallel")
       .integer("tensor_parallel_size", parallel.tensor_parallel_size)

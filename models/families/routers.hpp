@@ -15,6 +15,7 @@ struct NamedRouter {
   MoeBlock* block;
 
   Router& router() const { return block->gate(); }
+  const RouterConfig& config() const { return block->config().router; }
 };
 
 /// Of the layers held here, in their order; none where the model is dense.

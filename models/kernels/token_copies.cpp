@@ -1,4 +1,4 @@
-// T tokens, K slots of each, M = T K rows, D values a row.
+// T tokens, K slots of each, M rows, D values a row.
 #include "models/kernels/token_copies.hpp"
 
 #undef HWY_TARGET_INCLUDE
@@ -21,13 +21,14 @@ void sum_slots(const T* rows, const std::int64_t* row_of, const float* weights, 
       [&](std::int64_t i) {
         auto sum = hn::Zero(d);
         for (std::int64_t k = 0; k < slots; ++k)
-          sum = hn::MulAdd(hn::Set(d, weight(k)), load(d, rows + row_of[k] * size + i), sum);
+          if (row_of[k] >= 0)
+            sum = hn::MulAdd(hn::Set(d, weight(k)), load(d, rows + row_of[k] * size + i), sum);
         store(d, sum, y + i);
       },
       [&](std::int64_t i) {
         float sum = 0;
         for (std::int64_t k = 0; k < slots; ++k)
-          sum += weight(k) * static_cast<float>(rows[row_of[k] * size + i]);
+          if (row_of[k] >= 0) sum += weight(k) * static_cast<float>(rows[row_of[k] * size + i]);
         y[i] = static_cast<T>(sum);
       });
 }
@@ -76,8 +77,10 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
@@ -123,10 +126,9 @@ void check(const at::Tensor& values, const at::Tensor& row_of_TK) {
       "token copies: need a contiguous int64 row for every (token, slot)");
 }
 
-void check_rows(const at::Tensor& rows_MD, const at::Tensor& row_of_TK) {
-  check(rows_MD, row_of_TK);
-  TORCH_CHECK_VALUE(rows_MD.size(0) == row_of_TK.numel(), "token copies: ", rows_MD.size(0),
-                    " rows for ", row_of_TK.numel(), " slots");
+void check_rows(std::int64_t num_rows, const at::Tensor& row_of_TK) {
+  TORCH_CHECK_VALUE(num_rows <= row_of_TK.numel(), "token copies: ", num_rows, " rows for ",
+                    row_of_TK.numel(), " slots");
 }
 
 /// body(T()) of the rows' type.
@@ -151,18 +153,20 @@ void each_token(const at::Tensor& row_of_TK, std::int64_t row_size, const Body& 
 
 }  // namespace
 
-at::Tensor copy_tokens(const at::Tensor& x_TD, const at::Tensor& row_of_TK) {
+at::Tensor copy_tokens(const at::Tensor& x_TD, const at::Tensor& row_of_TK, std::int64_t num_rows) {
   check(x_TD, row_of_TK);
+  check_rows(num_rows, row_of_TK);
   const auto size = x_TD.size(1), slots = row_of_TK.size(1);
-  auto copies_MD = at::empty({row_of_TK.numel(), size}, x_TD.options());
+  auto copies_MD = at::empty({num_rows, size}, x_TD.options());
   const auto* row_of = row_of_TK.const_data_ptr<std::int64_t>();
   by_dtype(x_TD, [&]<class T>(T /*of rows*/) {
     const auto* x = x_TD.const_data_ptr<T>();
     auto* copies = copies_MD.mutable_data_ptr<T>();
     each_token(row_of_TK, size, [&](std::int64_t t) {
-      for (std::int64_t k = 0; k < slots; ++k)
-        std::memcpy(copies + row_of[t * slots + k] * size, x + t * size,
-                    static_cast<std::size_t>(size) * sizeof(T));
+      for (auto slot = t * slots; slot < (t + 1) * slots; ++slot)
+        if (row_of[slot] >= 0)
+          std::memcpy(copies + row_of[slot] * size, x + t * size,
+                      static_cast<std::size_t>(size) * sizeof(T));
     });
   });
   return copies_MD;
@@ -170,7 +174,8 @@ at::Tensor copy_tokens(const at::Tensor& x_TD, const at::Tensor& row_of_TK) {
 
 at::Tensor sum_copies(const at::Tensor& rows_MD, const at::Tensor& row_of_TK,
                       const at::Tensor& weights_TK) {
-  check_rows(rows_MD, row_of_TK);
+  check(rows_MD, row_of_TK);
+  check_rows(rows_MD.size(0), row_of_TK);
   const auto size = rows_MD.size(1), slots = row_of_TK.size(1);
   auto y_TD = at::empty({row_of_TK.size(0), size}, rows_MD.options());
   const auto* row_of = row_of_TK.const_data_ptr<std::int64_t>();
@@ -192,7 +197,8 @@ std::pair<at::Tensor, at::Tensor> sum_copies_backward(const at::Tensor& dy_TD,
                                                       const at::Tensor& row_of_TK,
                                                       const at::Tensor& weights_TK) {
   check(dy_TD, row_of_TK);
-  check_rows(rows_MD, row_of_TK);
+  check(rows_MD, row_of_TK);
+  check_rows(rows_MD.size(0), row_of_TK);
   const auto size = rows_MD.size(1), slots = row_of_TK.size(1);
   auto drows_MD = at::empty_like(rows_MD);
   auto dweights_TK = at::empty(row_of_TK.sizes(), weights_TK.options());
@@ -207,21 +213,27 @@ std::pair<at::Tensor, at::Tensor> sum_copies_backward(const at::Tensor& dy_TD,
     each_token(row_of_TK, size, [&](std::int64_t t) {
       for (auto slot = t * slots; slot < (t + 1) * slots; ++slot) {
         const auto at_row = row_of[slot] * size;
-        dw[slot] = ScaleAndDot()(dy + t * size, rows + at_row, w[slot], size, drows + at_row);
+        dw[slot] = row_of[slot] < 0
+                       ? 0.0F
+                       : ScaleAndDot()(dy + t * size, rows + at_row, w[slot], size, drows + at_row);
       }
     });
   });
   return {drows_MD, dweights_TK};
 }
 
-at::Tensor copy_tokens_reference(const at::Tensor& x_TD, const at::Tensor& row_of_TK) {
-  const auto slot_of_M = row_of_TK.flatten().argsort();
+at::Tensor copy_tokens_reference(const at::Tensor& x_TD, const at::Tensor& row_of_TK,
+                                 std::int64_t num_rows) {
+  const auto nowhere = row_of_TK.numel() - num_rows;  // their -1 are the smallest
+  const auto slot_of_M = row_of_TK.flatten().argsort().narrow(0, nowhere, num_rows);
   return x_TD.index_select(0, slot_of_M.floor_divide(row_of_TK.size(1)));
 }
 
 at::Tensor sum_copies_reference(const at::Tensor& rows_MD, const at::Tensor& row_of_TK,
                                 const at::Tensor& weights_TK) {
-  const auto copies_TKD = rows_MD.index_select(0, row_of_TK.flatten())
+  const auto size = rows_MD.size(1);
+  const auto with_none_RD = at::cat({at::zeros({1, size}, rows_MD.options()), rows_MD});
+  const auto copies_TKD = with_none_RD.index_select(0, row_of_TK.flatten() + 1)
                               .unflatten(0, {row_of_TK.size(0), row_of_TK.size(1)});
   return (copies_TKD * weights_TK.unsqueeze(-1)).sum(1);
 }

@@ -15,13 +15,13 @@ using torch::autograd::variable_list;
 
 struct Copy : torch::autograd::Function<Copy> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_TD,
-                            const at::Tensor& row_of_TK) {
+                            const at::Tensor& row_of_TK, std::int64_t num_rows) {
     ctx->save_for_backward({row_of_TK});
-    return kernels::copy_tokens(x_TD, row_of_TK);
+    return kernels::copy_tokens(x_TD, row_of_TK, num_rows);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
     const auto row_of_TK = ctx->get_saved_variables()[0];
-    return {kernels::sum_copies(dy[0].contiguous(), row_of_TK), {}};
+    return {kernels::sum_copies(dy[0].contiguous(), row_of_TK), {}, {}};
   }
 };
 
@@ -68,21 +68,22 @@ SortedSlots sort_by_expert(const at::Tensor& ids_TK, std::int64_t num_experts) {
   SortedSlots out;
   out.row_offsets.assign(static_cast<std::size_t>(num_experts + 1), 0);
   for (std::int64_t i = 0; i < slots; ++i) {
-    TORCH_CHECK_VALUE(id[i] >= 0 && id[i] < num_experts, "experts: no expert ", id[i], " among ",
+    TORCH_CHECK_VALUE(id[i] >= -1 && id[i] < num_experts, "experts: no expert ", id[i], " among ",
                       num_experts);
-    ++out.row_offsets[static_cast<std::size_t>(id[i] + 1)];
+    if (id[i] >= 0) ++out.row_offsets[static_cast<std::size_t>(id[i] + 1)];
   }
   for (std::size_t e = 1; e < out.row_offsets.size(); ++e)
     out.row_offsets[e] += out.row_offsets[e - 1];
   out.row_of_TK = at::empty(ids.sizes(), ids.options());
   auto* row_of = out.row_of_TK.mutable_data_ptr<std::int64_t>();
   auto next = out.row_offsets;  // slots in order, so that the sort is stable
-  for (std::int64_t i = 0; i < slots; ++i) row_of[i] = next[static_cast<std::size_t>(id[i])]++;
+  for (std::int64_t i = 0; i < slots; ++i)
+    row_of[i] = id[i] < 0 ? -1 : next[static_cast<std::size_t>(id[i])]++;
   return out;
 }
 
 at::Tensor copy_tokens(const at::Tensor& x_TD, const SortedSlots& slots) {
-  return Copy::apply(x_TD.contiguous(), slots.row_of_TK);
+  return Copy::apply(x_TD.contiguous(), slots.row_of_TK, slots.row_offsets.back());
 }
 
 at::Tensor sum_copies(const at::Tensor& rows_MD, const at::Tensor& weights_TK,

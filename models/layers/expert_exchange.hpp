@@ -23,7 +23,8 @@ struct DispatchedRows {
 class ExpertExchange {
  public:
   virtual ~ExpertExchange() = default;
-  /// x (T, D), ids (T, K) int64, distinct in a row.
+  /// x (T, D), ids (T, K) int64, distinct in a row; -1 for a slot that goes nowhere, whose answer
+  /// is zeros.
   virtual DispatchedRows dispatch(const at::Tensor& x_TD, const at::Tensor& ids_TK) = 0;
   /// y_t = sum_j weights[t, j] out of expert ids[t, j]: out (M, D), weights (T, K) float32 ->
   /// (T, D) in out's dtype.
@@ -31,16 +32,16 @@ class ExpertExchange {
                              const DispatchedRows& rows) = 0;
 };
 
-/// The slots (t, k) in a stable order by expert: row row_of[t, k] is that of slot k of token t, and
-/// the rows of expert e are row_offsets[e] up to row_offsets[e + 1].
+/// The slots (t, k) in a stable order by expert: row row_of[t, k] is that of slot k of token t, -1
+/// for one that goes nowhere, and the rows of expert e are row_offsets[e] up to row_offsets[e + 1].
 struct SortedSlots {
   at::Tensor row_of_TK;                   // int64
-  std::vector<std::int64_t> row_offsets;  // {0, ..., T K}, num_experts + 1 entries
+  std::vector<std::int64_t> row_offsets;  // {0, ..., M}, num_experts + 1 entries
 };
-/// Counting sort. Throws ValueError for an id outside [0, num_experts).
+/// Counting sort. Throws ValueError for an id outside [-1, num_experts).
 SortedSlots sort_by_expert(const at::Tensor& ids_TK, std::int64_t num_experts);
 
-/// (T, D) -> (T K, D) and back with weights (T, K) float32: differentiable, and deterministic in
+/// (T, D) -> (M, D) and back with weights (T, K) float32: differentiable, and deterministic in
 /// both directions (kernels/token_copies.hpp).
 at::Tensor copy_tokens(const at::Tensor& x_TD, const SortedSlots& slots);
 at::Tensor sum_copies(const at::Tensor& rows_MD, const at::Tensor& weights_TK,

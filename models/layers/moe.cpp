@@ -9,6 +9,8 @@
 #include <optional>
 #include <utility>
 
+#include "models/layers/expert_capacity.hpp"
+
 namespace tailor::models {
 namespace {
 
@@ -94,9 +96,13 @@ MoeBlock::MoeBlock(const MoeConfig& config, std::int64_t layer)
 at::Tensor MoeBlock::forward(const at::Tensor& x_TD, const LayerContext& context) const {
   const auto logits_TE = gate_.forward(x_TD);
   const auto routes = route(logits_TE, config_.router, gate_.correction_bias());
-  if (auto* trace = context.batch.trace; trace != nullptr)
-    trace->layers[layer_] = {logits_TE, routes.ids_TK};
-  const auto rows = exchange_->dispatch(x_TD, routes.ids_TK);
+  const auto& batch = context.batch;
+  const auto kept_TK =
+      batch.expert_capacity.factor > 0.0
+          ? within_capacity(routes, config_.router, batch.expert_capacity, batch.document_offsets)
+          : routes.ids_TK;
+  if (batch.trace != nullptr) batch.trace->layers[layer_] = {logits_TE, routes.ids_TK, kept_TK};
+  const auto rows = exchange_->dispatch(x_TD, kept_TK);
   const auto out_MD = experts_.forward(rows.x_MD, rows.row_offsets);
   const auto y_TD = exchange_->combine(out_MD, routes.weights_TK, rows);
   if (!shared_expert_) return y_TD;

@@ -65,7 +65,8 @@ class Experts final : public Module {
 };
 
 /// A sparse feed-forward block: routed experts and, in some families, one that every token takes.
-/// Dropless: every (token, expert) pair that the router chose is computed.
+/// Every (token, expert) pair that the router chose is computed, as far as the batch sets experts
+/// no capacity.
 class MoeBlock final : public FeedForward {
  public:
   /// `layer` is the block's number, for the trace of routes.

@@ -24,6 +24,11 @@ at::Tensor random_ids(std::int64_t tokens, std::int64_t experts, std::int64_t ch
   return at::rand({tokens, experts}).argsort(/*stable=*/false, 1).narrow(1, 0, chosen).contiguous();
 }
 
+/// About a quarter of the slots goes nowhere.
+at::Tensor with_dropped(const at::Tensor& ids_TK) {
+  return ids_TK.masked_fill(at::rand(ids_TK.sizes()) < 0.25, -1);
+}
+
 /// Whole numbers, whose sums are exact in bfloat16 too.
 at::Tensor integers(at::IntArrayRef sizes, at::ScalarType dtype = at::kFloat) {
   return at::randint(-3, 4, sizes).to(dtype);
@@ -39,7 +44,7 @@ Out through_experts(const at::Tensor& x_TD, const at::Tensor& ids, const at::Ten
   const auto exchange = make_local_exchange(experts);
   auto x = x_TD.clone().requires_grad_(), weights = weights_TK.clone().requires_grad_();
   const auto rows = exchange->dispatch(x, ids);
-  auto scale = at::empty({ids.numel(), 1}, x.options());
+  auto scale = at::empty({rows.x_MD.size(0), 1}, x.options());
   for (std::int64_t e = 0; e < experts; ++e) {
     const auto begin = rows.row_offsets[static_cast<std::size_t>(e)],
                end = rows.row_offsets[static_cast<std::size_t>(e) + 1];
@@ -62,7 +67,13 @@ TEST_CASE("slots are sorted by expert and keep their order inside one", "[models
   CHECK(second.row_offsets == std::vector<std::int64_t>{0, 2, 3, 4, 4});
   CHECK(second.row_of_TK.flatten().argsort().equal(at::tensor({1, 3, 0, 2}, at::kLong)));
   CHECK_THROWS_AS(sort_by_expert(at::full({1, 1}, 4, at::kLong), 4), c10::ValueError);
-  CHECK_THROWS_AS(sort_by_expert(at::full({1, 1}, -1, at::kLong), 4), c10::ValueError);
+  CHECK_THROWS_AS(sort_by_expert(at::full({1, 1}, -2, at::kLong), 4), c10::ValueError);
+}
+
+TEST_CASE("a slot that goes nowhere has no row", "[models]") {
+  const auto sorted = sort_by_expert(at::tensor({0, -1, -1, -1, 2, 0}, at::kLong).view({3, 2}), 3);
+  CHECK(sorted.row_offsets == std::vector<std::int64_t>{0, 2, 2, 3});
+  CHECK(sorted.row_of_TK.flatten().equal(at::tensor({0, -1, -1, -1, 2, 1}, at::kLong)));
 }
 
 TEST_CASE("experts that do nothing give back the token times the sum of weights", "[models]") {
@@ -82,7 +93,9 @@ TEST_CASE("tokens meet their experts, forward and backward, as in plain operatio
   at::manual_seed(1);
   const auto dtype = GENERATE(at::kFloat, at::kBFloat16);
   const std::int64_t tokens = 65, experts = 6, chosen = 3, size = 37;
-  const auto ids = random_ids(tokens, experts, chosen);
+  const bool drops = GENERATE(false, true);
+  auto ids = random_ids(tokens, experts, chosen);
+  if (drops) ids = with_dropped(ids);
   const auto x = integers({tokens, size}, dtype), dy = integers({tokens, size}, dtype);
   const auto weights = integers({tokens, chosen});
   const auto out = through_experts(x, ids, weights, experts, dy);
@@ -131,11 +144,16 @@ TEST_CASE("the gradients of both directions are central differences", "[models]"
 TEST_CASE("the kernels equal plain operations", "[models]") {
   at::manual_seed(3);
   const std::int64_t size = GENERATE(1, 15, 16, 130);
-  const auto slots = sort_by_expert(random_ids(70, 8, 2), 8);
-  const auto x = at::randn({70, size}), rows = at::randn({140, size});
+  const bool drops = GENERATE(false, true);
+  const auto ids = random_ids(70, 8, 2);
+  const auto slots = sort_by_expert(drops ? with_dropped(ids) : ids, 8);
+  const auto num_rows = slots.row_offsets.back();
+  CHECK((num_rows < 140) == drops);
+  const auto x = at::randn({70, size}), rows = at::randn({num_rows, size});
   const auto weights = at::rand({70, 2});
   using namespace kernels;
-  CHECK(kernels::copy_tokens(x, slots.row_of_TK).equal(copy_tokens_reference(x, slots.row_of_TK)));
+  CHECK(kernels::copy_tokens(x, slots.row_of_TK, num_rows)
+            .equal(copy_tokens_reference(x, slots.row_of_TK, num_rows)));
   CHECK(at::allclose(kernels::sum_copies(rows, slots.row_of_TK, weights),
                      sum_copies_reference(rows, slots.row_of_TK, weights), 1e-5, 1e-6));
   auto r = rows.to(at::kDouble).requires_grad_(), w = weights.to(at::kDouble).requires_grad_();

@@ -52,11 +52,13 @@ at::Tensor swiglu_mlp(const Tensors& all, const std::string& path, const at::Ten
       w("down_proj.weight"));
 }
 
-/// Every expert on every token, weighted: float64.
-at::Tensor plain(const Tensors& all, const at::Tensor& x, const at::Tensor& router, bool shared) {
+/// Every expert on every token, weighted, those that were dropped (-1 in `kept_TK`) by 0: float64.
+at::Tensor plain(const Tensors& all, const at::Tensor& x, const at::Tensor& router, bool shared,
+                 const at::Tensor& kept_TK = {}) {
   const auto routes = route(at::linear(x, router), config(false).router);
+  const auto chosen = kept_TK.defined() ? routes.weights_TK * kept_TK.ge(0) : routes.weights_TK;
   auto weights = at::zeros({x.size(0), kExperts}, at::kDouble);
-  weights = weights.scatter(1, routes.ids_TK, routes.weights_TK);
+  weights = weights.scatter(1, routes.ids_TK, chosen);
   auto y = at::zeros_like(x);
   for (std::int64_t e = 0; e < kExperts; ++e)
     y = y + weights.select(1, e).unsqueeze(1) *
@@ -90,6 +92,35 @@ TEST_CASE("a sparse block equals all its experts weighted, forward and backward"
   auto exact_x = x.detach().to(at::kDouble).requires_grad_();
   auto router = all.at("gate.weight").detach().to(at::kDouble).requires_grad_();
   const auto exact = plain(all, exact_x, router, shared);
+  exact.backward(dy.to(at::kDouble));
+  CHECK(at::allclose(y.detach().to(at::kDouble), exact.detach(), 1e-5, 1e-5));
+  CHECK(at::allclose(x.grad().to(at::kDouble), exact_x.grad(), 1e-5, 1e-5));
+  CHECK(at::allclose(block.gate().weight().grad().to(at::kDouble), router.grad(), 1e-5, 1e-5));
+}
+
+TEST_CASE("a full expert drops tokens as if it had weighed 0", "[models]") {
+  at::manual_seed(4);
+  const bool shared = GENERATE(false, true);
+  MoeBlock block(config(shared), 3);
+  Tensors all;
+  load(block, all);
+  block.finish_loading(Arithmetic::Float32);
+  block.gate().weight().requires_grad_();
+  auto x = at::randn({40, kHidden}).requires_grad_();
+  const auto dy = at::randn({40, kHidden});
+  RoutingTrace trace;
+  Run run;
+  run.batch.document_offsets = {0, 25, 40};
+  run.batch.expert_capacity.factor = 0.7;
+  run.batch.trace = &trace;
+  const auto y = block.forward(x, run.context);
+  y.backward(dy);
+  const auto& kept_TK = trace.layers.at(3).kept_TK;
+  CHECK(kept_TK.lt(0).sum().item<std::int64_t>() >= 80 - 6 * (6 + 4));
+
+  auto exact_x = x.detach().to(at::kDouble).requires_grad_();
+  auto router = all.at("gate.weight").detach().to(at::kDouble).requires_grad_();
+  const auto exact = plain(all, exact_x, router, shared, kept_TK);
   exact.backward(dy.to(at::kDouble));
   CHECK(at::allclose(y.detach().to(at::kDouble), exact.detach(), 1e-5, 1e-5));
   CHECK(at::allclose(x.grad().to(at::kDouble), exact_x.grad(), 1e-5, 1e-5));

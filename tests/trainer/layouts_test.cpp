@@ -140,6 +140,13 @@ Job router_job(const std::string& config, BalanceScope scope) {
   return out;
 }
 
+/// Frozen routers, and experts that drop a good part of what they are sent.
+Job capacity_job(const std::string& config) {
+  auto out = job(config);
+  out.router.capacity = {.factor = 0.75};
+  return out;
+}
+
 Curve train(const Job& job, const std::vector<Example>& examples, Group& world,
             const MeshSizes& sizes) {
   const auto mesh = distributed::make_mesh(world, sizes);
@@ -157,7 +164,7 @@ Curve train(const Job& job, const std::vector<Example>& examples, Group& world,
   AdamW optimizer(trainable, {});
   const auto vocabulary = vocabulary_part(*model, mesh);
   std::optional<RouterBalance> balance;
-  if (job.router.train_router) balance.emplace(job.router, adapter, mesh);
+  if (!job.router.is_default()) balance.emplace(job.router, *model, mesh);
 
   Curve curve;
   const auto rows = kRows / mesh.sizes.data();
@@ -181,7 +188,8 @@ Curve train(const Job& job, const std::vector<Example>& examples, Group& world,
                                   .max_grad_norm = 1.0,
                                   .micro_batch_tokens = 40,
                                   .row_multiple = sizes.tp,
-                                  .first_token = first_token});
+                                  .first_token = first_token,
+                                  .expert_capacity = job.router.capacity});
     curve.losses.push_back(report.loss);
     curve.norms.push_back(report.grad_norm);
     curve.correct.push_back(report.num_correct);
@@ -281,6 +289,12 @@ TEST_CASE("trained routers and their losses are alike on every layout") {
                                                                 {.pp = 2},
                                                                 {.ep = 2, .pp = 2},
                                                                 {.dp = 2, .dp_shard = 2}});
+}
+
+TEST_CASE("what experts drop is alike on every layout") {
+  check_layouts(capacity_job(kQwen3Moe),
+                {{.dp = 2}, {.tp = 2}, {.dp = 2, .ep = 2}, {.ep = 2, .pp = 2}});
+  check_layouts(capacity_job(kDeepSeek), {{.ep = 2}});
 }
 
 TEST_CASE("balance within a micro-batch does not depend on ranks that see the same one") {

@@ -19,6 +19,7 @@ from program import JOB, Job, expect, expect_equal, kill, run_program
 PROGRAM, GOLDEN = sys.argv[1], pathlib.Path(sys.argv[2]).resolve()
 run = functools.partial(run_program, PROGRAM)
 ROUTER = "router: {{train_router: true, router_aux_loss_coef: 0.02, router_z_loss_coef: 0.001}}\n"
+CAPACITY = "router: {{expert_capacity_factor: 1.0, token_drop_policy: position}}\n"
 # Dropout is not for experts.
 SPARSE_JOB = JOB.replace("lora_dropout: 0.1, ", "") + ROUTER
 
@@ -155,6 +156,19 @@ def check_families(folder):
             expect(all(min(abs(abs(m) - 0.01 * n) for n in range(4)) < 1e-6 for m in moved), f"by steps: {moved}")
 
 
+def check_capacity(folder):
+    """Experts that are full drop tokens in training, and nowhere else."""
+    job = Job(PROGRAM, GOLDEN / "tiny_qwen3_moe", folder, "capacity", steps=3, job=SPARSE_JOB.replace(ROUTER, CAPACITY))
+    job.finish()
+    rows = rows_of(job)
+    dropped = [row["router/dropped"] for row in rows if "loss" in row]
+    expect(all(0.05 < share < 0.6 for share in dropped), f"a part of the pairs is dropped: {dropped}")
+    expect(adapter_of(job)[1]["modules_to_save"] is None, "routers are frozen")
+    evaluated = [row["eval_loss"] for row in rows if "eval_loss" in row][-1]
+    mine = eval_loss(GOLDEN / "tiny_qwen3_moe", job.run / "adapter", folder / "test.jsonl")
+    expect(abs(mine - evaluated) < 1e-6, "the run's evaluation drops nothing")
+
+
 def check_refusals(folder):
     def refused(text, model, *more, job=SPARSE_JOB):
         given = Job(PROGRAM, GOLDEN / model, folder, "refused", job=job)
@@ -165,6 +179,8 @@ def check_refusals(folder):
     refused("refused.yaml:19:24: router.train_router: the model has no routed experts", "tiny_llama")
     refused("frozen router is not balanced", "tiny_qwen3_moe", "router.train_router=false")
     refused("have no e_score_correction_bias", "tiny_qwen3_moe", "router.router_bias_update_rate=0.001")
+    capacity = SPARSE_JOB.replace(ROUTER, CAPACITY)
+    refused("router.expert_capacity_factor: the model has no sparse layer", "tiny_llama", job=capacity)
     refused("did you mean", "tiny_qwen3_moe", "router.router_aux_los_coef=0.1")
     flat = SPARSE_JOB.replace(ROUTER, "") + "router_aux_loss_coef: 0.1\n"
     refused("router.router_aux_loss_coef", "tiny_qwen3_moe", job=flat)
@@ -178,6 +194,7 @@ def main():
         check_resume(job, folder)
         check_start(job, folder)
         check_families(folder)
+        check_capacity(folder)
         check_refusals(folder)
 
 

@@ -165,7 +165,7 @@ TEST_CASE("gradients of the balanced loss equal those of transformers' function"
                                   .router_aux_loss_coef = coefficients[0],
                                   .router_z_loss_coef = coefficients[1],
                                   .bias_place = {}},
-                                 *setting.adapter, mesh);
+                                 *setting.model, mesh);
   std::vector<const trainer::Example*> rows;
   for (const auto& document : setting.documents) rows.push_back(&document);
   std::vector<trainer::NumberedBatch> batches;
@@ -218,7 +218,8 @@ at::Tensor balancing_loss(const Setting& setting, const trainer::RouterTraining&
     batch.trace = &trace;
     setting.model->hidden_states(batch);
     for (const auto& router : setting.adapter->routers()) {
-      const auto& [logits_TE, ids_TK] = trace.layers.at(router->layer());
+      const auto& [logits_TE, ids_TK, kept_TK] = trace.layers.at(router->layer());
+      CHECK(kept_TK.equal(ids_TK));  // no capacity
       const auto score = router->config().score;
       const auto aux = trainer::load_balancing_loss(
           logits_TE, trainer::expert_counts(ids_TK, logits_TE.size(1)), score);
@@ -255,7 +256,7 @@ TEST_CASE("a step adds the balancing losses with the weights that are documented
   };
   const auto world = distributed::make_single_group();
   const auto mesh = distributed::make_mesh(*world, {});
-  trainer::RouterBalance balance(config, *setting.adapter, mesh);
+  trainer::RouterBalance balance(config, *setting.model, mesh);
   // A share of 0 leaves the cross-entropy out.
   balance.pass(*setting.model, *setting.adapter, /*seed=*/1, /*step=*/1, {})(batches,
                                                                              at::zeros({}));

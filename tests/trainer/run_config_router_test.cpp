@@ -33,7 +33,8 @@ TEST_CASE("every key of the router is read, written and compared") {
   const auto config = workspace.read(
       with_router("train_router: true, router_aux_loss_coef: 0.02, router_aux_loss_scope: "
                   "micro_batch, router_seq_aux_loss_coef: 1e-4, router_z_loss_coef: 1e-3, "
-                  "router_bias_update_rate: 0.001"));
+                  "router_bias_update_rate: 0.001, expert_capacity_factor: 1.25, "
+                  "token_drop_policy: position"));
   const auto again = workspace.read(to_yaml(config)).router;
   CHECK(again.train_router);
   CHECK(again.router_aux_loss_coef == 0.02);
@@ -41,12 +42,24 @@ TEST_CASE("every key of the router is read, written and compared") {
   CHECK(again.router_seq_aux_loss_coef == 1e-4);
   CHECK(again.router_z_loss_coef == 1e-3);
   CHECK(again.router_bias_update_rate == 1e-3);
+  CHECK(again.capacity.factor == 1.25);
+  CHECK(again.capacity.drop == tailor::models::ExpertCapacity::Drop::Position);
 
   const auto plain = workspace.read(with_router("train_router: true"));
-  CHECK(compare_configs(config, plain).refused.size() == 5);
+  CHECK(compare_configs(config, plain).refused.size() == 7);
   CHECK(compare_configs(plain, workspace.read(kSmall)).refused ==
         std::vector<std::string>{"router.train_router: begun with true, now false",
                                  "router.router_aux_loss_coef: begun with 0.001, now 0"});
+}
+
+TEST_CASE("experts of frozen routers may have a capacity, and have none unless the job says so") {
+  const Workspace workspace;
+  CHECK(workspace.read(kSmall).router.capacity.factor == 0.0);
+  const auto config = workspace.read(with_router("expert_capacity_factor: 1.5"));
+  const auto again = workspace.read(to_yaml(config)).router;
+  CHECK_FALSE(again.train_router);
+  CHECK(again.capacity.factor == 1.5);
+  CHECK(again.capacity.drop == tailor::models::ExpertCapacity::Drop::Probs);
 }
 
 TEST_CASE("what means nothing for routers is told with its place") {
@@ -68,4 +81,12 @@ TEST_CASE("what means nothing for routers is told with its place") {
             .errors(kSmall + "task: grpo\nrewards: [{name: regex, pattern: a}]\n"
                              "router: {train_router: true}\n")
             .find("expected false under task: grpo") != std::string::npos);
+  CHECK(error("token_drop_policy: probs").find("needs expert_capacity_factor") !=
+        std::string::npos);
+  CHECK(error("expert_capacity_factor: -1").find("expected") != std::string::npos);
+  CHECK(error("moe_expert_capacity_factor: 1").find("expert_capacity_factor") != std::string::npos);
+  CHECK(workspace
+            .errors(kSmall + "task: grpo\nrewards: [{name: regex, pattern: a}]\n"
+                             "router: {expert_capacity_factor: 1}\n")
+            .find("expected 0 under task: grpo") != std::string::npos);
 }

@@ -122,6 +122,9 @@ void compare_router(const RouterTraining& a, const RouterTraining& b, Comparison
           b.router_seq_aux_loss_coef);
   differs("router.router_z_loss_coef", a.router_z_loss_coef, b.router_z_loss_coef);
   differs("router.router_bias_update_rate", a.router_bias_update_rate, b.router_bias_update_rate);
+  differs("router.expert_capacity_factor", a.capacity.factor, b.capacity.factor);
+  differs("router.token_drop_policy", word_of(a.capacity.drop, kTokenDrops),
+          word_of(b.capacity.drop, kTokenDrops));
 }
 
 void compare_train(const TrainConfig& a, const TrainConfig& b, Comparison& differs) {

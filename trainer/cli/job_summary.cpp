@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "models/families/routers.hpp"
 #include "trainer/cli/job_task.hpp"
 
 namespace tailor::trainer::cli {
@@ -23,7 +24,11 @@ std::unique_ptr<peft::LoraAdapter> seat_new_adapter(models::CausalLM& model,
                                              config.target_modules_place);
 }
 
-void check_router(const RunConfig& config, const peft::LoraAdapter& adapter) {
+void check_router(const RunConfig& config, models::CausalLM& model,
+                  const peft::LoraAdapter& adapter) {
+  if (config.router.capacity.factor > 0.0 && models::routers(model).empty())
+    throw configs::ConfigError(config.router.capacity_place +
+                               ": the model has no sparse layer, so no experts; leave it out");
   if (!config.router.train_router) return;
   if (adapter.routers().empty())
     throw configs::ConfigError(config.peft->places.at("train_router") +

@@ -16,9 +16,10 @@ namespace tailor::trainer::cli {
 std::unique_ptr<peft::LoraAdapter> seat_new_adapter(models::CausalLM& model,
                                                     const RunConfig& config);
 
-/// Refuses what the job asks of routers that this model, whose adapter is given whole, does not
-/// have. Throws ConfigError.
-void check_router(const RunConfig& config, const peft::LoraAdapter& adapter);
+/// Refuses what the job asks of routers that this model, which is whole and has its adapter, does
+/// not have. Throws ConfigError.
+void check_router(const RunConfig& config, models::CausalLM& model,
+                  const peft::LoraAdapter& adapter);
 
 std::string with_commas(std::int64_t number);
 std::string counted(std::int64_t count, const std::string& noun);  // "1 step", "1,234 steps"

@@ -73,7 +73,7 @@ int plan_job(const PlanOptions& options) {
   const auto line = describe_model(*model, pretrained, precision);
   const auto bare = measure(*model);
   const auto adapter = seat_new_adapter(*model, config);
-  check_router(config, *adapter);
+  check_router(config, *model, *adapter);
   const auto task = open_task(config, pretrained, config.parallel.expert_parallel_size);
   const auto memory = estimate_memory(bare, *adapter, task->documents(), precision);
   const auto sample = task->sample(/*max_characters=*/2000);

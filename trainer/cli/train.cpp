@@ -174,7 +174,7 @@ class TrainCommand {
       const auto shell = models::make_causal_lm(pretrained_.config_json, pretrained_.config_file);
       log_info("model: " + describe_model(*shell, pretrained_, precision_));
       const auto adapter = seat_new_adapter(*shell, config_);
-      check_router(config_, *adapter);
+      check_router(config_, *shell, *adapter);
       log_info("adapter: " + describe_adapter(*adapter));
       for (const auto& warning : adapter_warnings(*adapter)) log_warn(warning);
       if (!config_.adapter_path.empty()) start_from(config_.adapter_path, *adapter);

@@ -19,7 +19,8 @@ class SftLoop {
         source_(train, run.config.data, config_.seed),
         training_(run, total_steps(config_, source_.rows_in_epoch(), run.mesh.sizes.data())) {
     source_.seek(training_.state().data);
-    if (run.config.router.train_router) balance_.emplace(run.config.router, run.adapter, run.mesh);
+    const auto& router = run.config.router;
+    if (!router.is_default()) balance_.emplace(router, run.model, run.mesh);
   }
 
   TrainResult operator()() {
@@ -70,6 +71,7 @@ class SftLoop {
     const auto share = draw();
     auto settings = training_.settings();
     settings.first_token = share.first_token;
+    settings.expert_capacity = run_.config.router.capacity;
     const auto report = sft_step(pass(settings.step), training_.trainable(), training_.optimizer(),
                                  share.documents, training_.sync(), settings);
     training_.state().data = source_.position();
@@ -113,7 +115,7 @@ class SftLoop {
   const Dataset* eval_;
   RowSource source_;
   AdapterTraining training_;
-  std::optional<RouterBalance> balance_;  // where routers are trained
+  std::optional<RouterBalance> balance_;  // where routers are trained or experts bounded
 };
 
 }  // namespace

@@ -38,10 +38,10 @@ struct Computed {
 
 }  // namespace
 
-RouterBalance::RouterBalance(const RouterTraining& config, const peft::LoraAdapter& adapter,
+RouterBalance::RouterBalance(const RouterTraining& config, models::CausalLM& model,
                              const distributed::Mesh& mesh)
-    : config_(config), adapter_(adapter), mesh_(mesh) {
-  auto number = at::full({1}, static_cast<double>(adapter.routers().size()), at::kDouble);
+    : config_(config), mesh_(mesh), routers_(models::routers(model)) {
+  auto number = at::full({1}, static_cast<double>(routers_.size()), at::kDouble);
   mesh.pp->all_reduce(number, Reduce::Sum);
   num_layers_ = number.item<double>();
 }
@@ -62,19 +62,24 @@ void RouterBalance::begin(std::span<const NumberedBatch> batches) {
   num_tokens_ = sum[0];
   num_documents_ = sum[1];
   layers_.clear();
-  for (const auto& router : adapter_.routers()) {
-    const auto zeros = at::zeros({router->config().num_experts}, at::kDouble);
+  for (const auto& router : routers_) {
+    const auto zeros = at::zeros({router.config().num_experts}, at::kDouble);
     layers_.push_back({zeros.clone(), zeros.clone()});
   }
-  seq_aux_ = z_ = 0.0;
+  seq_aux_ = z_ = num_pairs_ = num_dropped_ = 0.0;
 }
 
 void RouterBalance::count(const RoutingTrace& trace, const LabelledBatch& batch) {
   const auto num_tokens = real_tokens(batch);
   for (std::size_t i = 0; i < layers_.size(); ++i) {
-    const auto& router = *adapter_.routers()[i];
-    const auto ids_TK = trace.layers.at(router.layer()).ids_TK.narrow(0, 0, num_tokens);
+    const auto& router = routers_[i];
+    const auto& chosen = trace.layers.at(router.block->layer());
+    const auto ids_TK = chosen.ids_TK.narrow(0, 0, num_tokens);
     layers_[i].counts_E += expert_counts(ids_TK, router.config().num_experts);
+    if (config_.capacity.factor == 0.0) continue;
+    const auto kept_TK = chosen.kept_TK.narrow(0, 0, num_tokens);
+    num_pairs_ += static_cast<double>(kept_TK.numel());
+    num_dropped_ += kept_TK.lt(0).sum().item<double>();
   }
 }
 
@@ -101,9 +106,9 @@ at::Tensor RouterBalance::loss(const RoutingTrace& trace, const LabelledBatch& b
     return share * value.item<double>();
   };
   for (std::size_t i = 0; i < layers_.size(); ++i) {
-    const auto& router = *adapter_.routers()[i];
+    const auto& router = routers_[i];
     const auto score = router.config().score;
-    const auto& said = trace.layers.at(router.layer());
+    const auto& said = trace.layers.at(router.block->layer());
     const auto logits_TE = said.logits_TE.narrow(0, 0, num_tokens);
     const auto ids_TK = said.ids_TK.narrow(0, 0, num_tokens);
     layers_[i].shares_E += expert_shares(logits_TE.detach(), score).sum(0).to(at::kDouble);
@@ -214,27 +219,29 @@ StepPass RouterBalance::pass(models::CausalLM& model, peft::LoraAdapter& adapter
 
 std::vector<Metric> RouterBalance::finish_step() {
   const at::NoGradGuard no_grad;
-  auto sums = at::zeros({3}, at::kDouble);  // aux, seq aux, z: sums over layers
+  auto sums = at::zeros({5}, at::kDouble);  // aux, seq aux, z: sums over layers; pairs, dropped
   auto* sum = sums.mutable_data_ptr<double>();
   auto load = at::zeros({1}, at::kDouble);
   for (std::size_t i = 0; i < layers_.size(); ++i) {
-    const auto& router = *adapter_.routers()[i];
     const auto& counts_E = layers_[i].counts_E;
     const auto relative_E = counts_E / counts_E.mean();  // E f
     sum[0] += (relative_E * layers_[i].shares_E).sum().item<double>() / num_tokens_;
     load = at::maximum(load, relative_E.max());
-    if (auto bias_E = router.correction_bias();
+    if (auto bias_E = routers_[i].router().correction_bias();
         bias_E.defined() && config_.router_bias_update_rate > 0.0)
       update_correction_bias_(bias_E, counts_E, config_.router_bias_update_rate);
   }
   sum[1] = seq_aux_;
   sum[2] = z_;
+  sum[3] = num_pairs_;
+  sum[4] = num_dropped_;
   mesh_.data->all_reduce(sums, Reduce::Sum);
   mesh_.pp->all_reduce(sums, Reduce::Sum);
   mesh_.pp->all_reduce(load, Reduce::Max);
   std::vector<Metric> out{{"aux_loss", sum[0] / num_layers_}, {"z_loss", sum[2] / num_layers_}};
   if (config_.router_seq_aux_loss_coef > 0.0) out.push_back({"seq_aux_loss", sum[1] / num_layers_});
   out.push_back({"router/max_load", load.item<double>()});
+  if (config_.capacity.factor > 0.0) out.push_back({"router/dropped", sum[4] / sum[3]});
   return out;
 }
 

@@ -5,13 +5,15 @@
 #include <span>
 #include <vector>
 
+#include "models/families/routers.hpp"
 #include "trainer/metrics/metrics.hpp"
 #include "trainer/run_config.hpp"
 #include "trainer/sft/step.hpp"
 
 namespace tailor::trainer {
 
-/// Trains the routers of a sparse model in SFT and keeps their experts equally busy. What a step
+/// Trains the routers of a sparse model in SFT and keeps their experts equally busy, or watches
+/// frozen ones whose experts have a capacity (models::ExpertCapacity). What a step
 /// minimises is the mean cross-entropy of its supervised tokens, and beside it, each the mean over
 /// the model's L sparse layers of a loss of router_losses.hpp,
 ///
@@ -34,8 +36,8 @@ namespace tailor::trainer {
 /// Ranks of tp see the same tokens and add up gradients: each has 1 / tp of these losses.
 class RouterBalance {
  public:
-  /// `adapter` and `mesh` outlive this. Collective over mesh.pp.
-  RouterBalance(const RouterTraining& config, const peft::LoraAdapter& adapter,
+  /// `model`, whose adapter is seated, and `mesh` outlive this. Collective over mesh.pp.
+  RouterBalance(const RouterTraining& config, models::CausalLM& model,
                 const distributed::Mesh& mesh);
 
   /// Forward and backward of a step, alone or as a stage of a pipeline; outlived by everything
@@ -44,9 +46,11 @@ class RouterBalance {
                 std::int64_t step, const VocabularyPart& vocabulary);
 
   /// Once, behind the update of a step: moves the biases and answers, without coefficients and of
-  /// the whole step, `aux_loss` (1 at balance), `z_loss`, `seq_aux_loss` where it is trained, and
-  /// `router/max_load`, the tokens of the busiest expert of any layer over the mean of its layer.
-  /// Collective over mesh.data and mesh.pp.
+  /// the whole step, `aux_loss` (1 at balance), `z_loss`, `seq_aux_loss` where it is trained,
+  /// `router/max_load`, the tokens of the busiest expert of any layer over the mean of its layer,
+  /// and where experts have a capacity `router/dropped`, the share of chosen (token, expert) pairs
+  /// that were above it. What routers choose counts in all others, dropped or not. Collective over
+  /// mesh.data and mesh.pp.
   std::vector<Metric> finish_step();
 
  private:
@@ -81,12 +85,13 @@ class RouterBalance {
   at::Tensor loss(const models::RoutingTrace& trace, const LabelledBatch& batch);
 
   const RouterTraining config_;
-  const peft::LoraAdapter& adapter_;
   const distributed::Mesh& mesh_;
-  double num_layers_ = 0.0;                        // sparse ones of the whole model
-  double num_tokens_ = 0.0, num_documents_ = 0.0;  // of the step, all ranks
-  std::vector<Layer> layers_;                      // as adapter.routers()
-  double seq_aux_ = 0.0, z_ = 0.0;                 // of this rank
+  const std::vector<models::NamedRouter> routers_;  // held here
+  double num_layers_ = 0.0;                         // sparse ones of the whole model
+  double num_tokens_ = 0.0, num_documents_ = 0.0;   // of the step, all ranks
+  std::vector<Layer> layers_;                       // as routers_
+  double num_pairs_ = 0.0, num_dropped_ = 0.0;      // (token, expert), of this rank
+  double seq_aux_ = 0.0, z_ = 0.0;                  // of this rank
 };
 
 }  // namespace tailor::trainer

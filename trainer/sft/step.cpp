@@ -52,6 +52,7 @@ std::vector<NumberedBatch> numbered_batches(std::span<const Example* const> docu
   for (const auto& micro_batch : cut(documents, settings.micro_batch_tokens)) {
     auto batch = make_batch(micro_batch.documents, settings.row_multiple);
     if (batch.num_supervised == 0 && lockstep == nullptr) continue;
+    batch.expert_capacity = settings.expert_capacity;
     out.push_back({std::move(batch), settings.first_token + micro_batch.first_token});
   }
   if (lockstep == nullptr) return out;

@@ -38,6 +38,7 @@ struct StepSettings {
   double max_grad_norm = 0.0;  // 0: no clipping
   std::int64_t micro_batch_tokens = 1024, row_multiple = 1;
   std::int64_t first_token = 0;  // number within the step, over all ranks, of this rank's first
+  models::ExpertCapacity expert_capacity = {};
 };
 
 struct StepReport {
