@@ -4,6 +4,9 @@ a second of both (prompt included, loading not) and the ratio of each pair of ro
 bfloat16, whichever is the faster on this machine.
 
     python scripts/bench/decode_vs_transformers.py --program build/cpu/tailor --model MODEL.gguf|DIRECTORY
+    python scripts/bench/decode_vs_transformers.py ... --group 8      # rollouts: 8 sampled completions of each prompt
+
+With --group both draw at temperature 1, transformers with num_return_sequences, and a batch is batch / group prompts.
 
 Needs torch, transformers and, for a GGUF file, gguf.
 """
@@ -36,20 +39,24 @@ def load(path, dtype):
     return transformers.AutoModelForCausalLM.from_pretrained(path, **options).eval()
 
 
-def theirs(model, prompts, new_tokens):
+def theirs(model, prompts, new_tokens, group=1):
     """New tokens a second."""
     ids = torch.tensor(prompts)
-    options = dict(attention_mask=torch.ones_like(ids), do_sample=False, pad_token_id=0)
+    options = dict(attention_mask=torch.ones_like(ids), pad_token_id=0, do_sample=False)
+    if group > 1:
+        options.update(do_sample=True, temperature=1.0, top_k=0, num_return_sequences=group)
     begin = time.perf_counter()
     with torch.no_grad():
         out = model.generate(ids, min_new_tokens=new_tokens, max_new_tokens=new_tokens, **options)
-    return (out.shape[1] - ids.shape[1]) * len(prompts) / (time.perf_counter() - begin)
+    return (out.shape[1] - ids.shape[1]) * len(out) / (time.perf_counter() - begin)
 
 
-def ours(arguments, file, batch_size, new_tokens):
+def ours(arguments, file, batch_size, group, new_tokens):
     """New tokens a second, and seconds from the start of the program to the first token."""
     command = [arguments.program, "generate", "--model", str(arguments.model), "--prompts", file, "--json", "--ignore-eos"]
     command += ["--timing", "--max-new-tokens", new_tokens, "--batch-size", batch_size, "--threads", arguments.threads]
+    if group > 1:
+        command += ["--temperature", 1, "--num-return-sequences", group]
     command = [str(word) for word in command]
     process = subprocess.run(command, capture_output=True, text=True, check=True)
     loaded, first, tokens, rate = (float(x) for x in TIMING.search(process.stderr).groups())
@@ -62,6 +69,7 @@ def main() -> int:
     parser.add_argument("--model", required=True, type=pathlib.Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--group", type=int, default=1, help="completions of a prompt")
     parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
@@ -80,14 +88,15 @@ def main() -> int:
 
     results = {}
     for batch_size in arguments.batch_sizes:
-        prompts = [ids[-shift:] + ids[:-shift] for shift in range(1, batch_size + 1)]  # the same length, other texts
+        group = min(arguments.group, batch_size)
+        prompts = [ids[-shift:] + ids[:-shift] for shift in range(1, batch_size // group + 1)]  # as long, other texts
         pairs, starts = [], []
         with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
             file.writelines(json.dumps({"input_ids": row}) + "\n" for row in prompts)
             file.flush()
             for _ in range(arguments.rounds):
-                mine, start = ours(arguments, file.name, batch_size, arguments.new_tokens)
-                pairs.append((mine, theirs(models[best], prompts, arguments.new_tokens)))
+                mine, start = ours(arguments, file.name, batch_size, group, arguments.new_tokens)
+                pairs.append((mine, theirs(models[best], prompts, arguments.new_tokens, group)))
                 starts.append(start)
         mine, peer = (statistics.median(column) for column in zip(*pairs))
         ratio = statistics.median(a / b for a, b in pairs)

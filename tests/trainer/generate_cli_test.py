@@ -126,6 +126,19 @@ def sampling_repeats_by_seed_and_does_not_depend_on_the_batch(tool):
     expect(ids("--temperature", "1.5", "--top-k", 1) == ids(), "top-k 1 is greedy")
 
 
+def a_prompt_has_several_completions(tool):
+    file = tool.rows({"prompt": "one"}, {"prompt": "two"})
+    sampled = ["--prompts", file, "--max-new-tokens", 8, "--ignore-eos", "--temperature", "1.5"]
+    rows = tool.json(*sampled, "--num-return-sequences", 3)
+    expect([row["prompt"] for row in rows] == ["one"] * 3 + ["two"] * 3, rows)
+    expect(len({tuple(row["token_ids"]) for row in rows}) == 6, f"each is drawn by numbers of its own: {rows}")
+    again = tool.json(*sampled, "--num-return-sequences", 3, "--batch-size", 1)
+    expect([row["token_ids"] for row in again] == [row["token_ids"] for row in rows], "whatever the batch")
+    out = tool.run("--prompt", "one", *sampled[2:], "--num-return-sequences", 2).stdout
+    expect("--- 1 of 2: one\n" in out and "--- 2 of 2: one\n" in out, out)
+    tool.refused("--prompt", "one", "--num-return-sequences", 2, words=["--num-return-sequences", "--temperature"])
+
+
 WRONG_VALUES = {
     "--temperature": ["-1", "nan", "warm"],
     "--top-k": ["-1"],
@@ -134,6 +147,7 @@ WRONG_VALUES = {
     "--repetition-penalty": ["0", "inf"],
     "--max-new-tokens": ["0"],
     "--batch-size": ["0"],
+    "--num-return-sequences": ["0", "x"],
     "--stop": [""],
 }
 

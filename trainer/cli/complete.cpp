@@ -23,7 +23,7 @@ void check(const Prompt& prompt, std::size_t index, const models::ModelShape& sh
 
 std::vector<models::Completion> complete(const models::CausalLM& model,
                                          const std::vector<Prompt>& prompts,
-                                         std::int64_t max_new_tokens,
+                                         std::int64_t num_completions, std::int64_t max_new_tokens,
                                          const models::GenerationOptions& options,
                                          const models::OnToken& on_token,
                                          const models::OnCompletion& on_completion) {
@@ -32,8 +32,9 @@ std::vector<models::Completion> complete(const models::CausalLM& model,
     check(prompts[i], i, model.shape());
     models::GenerationRequest request;
     request.prompt_ids = prompts[i].ids;
+    request.num_completions = num_completions;
     request.max_new_tokens = max_new_tokens;
-    request.sequence = i;
+    request.sequence = i * static_cast<std::uint64_t>(num_completions);
     requests.push_back(std::move(request));
   }
   try {

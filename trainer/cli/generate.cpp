@@ -30,6 +30,7 @@ struct GenerateOptions {
   std::string prompts, system;
   bool chat = false, interactive = false;
   std::int64_t max_new_tokens = 256, batch_size = 8;
+  std::int64_t num_return_sequences = 1;  // of each prompt
   models::SamplingConfig sampling;
   std::vector<std::string> stop;
   bool ignore_eos = false, json = false, timing = false;
@@ -56,14 +57,22 @@ void check(const GenerateOptions& options) {
                  static_cast<double>(options.max_new_tokens));
   require_option(options.batch_size >= 1 && options.batch_size <= 4096, "--batch-size", "1 to 4096",
                  static_cast<double>(options.batch_size));
+  require_option(options.num_return_sequences >= 1 && options.num_return_sequences <= 4096,
+                 "--num-return-sequences", "1 to 4096",
+                 static_cast<double>(options.num_return_sequences));
+  if (options.num_return_sequences > 1 && s.temperature == 0)
+    throw configs::ConfigError(
+        "--num-return-sequences: needs --temperature above 0; greedy completions are all alike");
   for (const auto& stop : options.stop)
     require_option(!stop.empty(), "--stop", "a string that is not empty", stop);
   if (options.prompt && !options.prompts.empty())
     throw configs::ConfigError("--prompt and --prompts: expected one of the two");
   if (!options.system.empty() && options.prompt && !options.chat)
     throw configs::ConfigError("--system: needs --chat; a plain prompt has no system message");
-  if (options.interactive && (options.prompt || !options.prompts.empty() || options.json))
-    throw configs::ConfigError("--interactive: takes neither --prompt, --prompts nor --json");
+  if (options.interactive && (options.prompt || !options.prompts.empty() || options.json ||
+                              options.num_return_sequences > 1))
+    throw configs::ConfigError(
+        "--interactive: takes neither --prompt, --prompts, --num-return-sequences nor --json");
 }
 
 models::GenerationOptions engine_options(const GenerateOptions& options, const PromptMaker& maker) {
@@ -104,17 +113,17 @@ std::string heading(std::size_t index, std::size_t count, const std::string& pro
          (line.size() < prompt.size() ? " ..." : "");
 }
 
-/// Prints completions in the order of the prompts: a single one as it is written, several as soon
-/// as those before them are whole.
+/// Prints completions in the order of the prompts, those of one prompt one after the other: a
+/// single one as it is written, several as soon as those before them are whole.
 class Printer {
  public:
   Printer(const GenerateOptions& options, const std::vector<Prompt>& prompts,
           const std::shared_ptr<const models::text::Tokenizer>& tokenizer)
       : options_(options),
         prompts_(prompts),
-        streams_(prompts.size() == 1 && !options.json),
-        texts_(prompts.size(), models::text::CompletionText(tokenizer, options.stop)),
-        completions_(prompts.size()) {}
+        completions_(prompts.size() * static_cast<std::size_t>(options.num_return_sequences)),
+        streams_(completions_.size() == 1 && !options.json),
+        texts_(completions_.size(), models::text::CompletionText(tokenizer, options.stop)) {}
 
   bool take(std::size_t index, std::int64_t id) {
     if (num_tokens_++ == 0) first_token_ = Clock::now();
@@ -127,12 +136,12 @@ class Printer {
     const auto rest = texts_[index].finish();
     if (streams_) show(rest + "\n");
     completions_[index] = completion;
-    while (next_ < prompts_.size() && completions_[next_]) print(next_++);
+    while (next_ < completions_.size() && completions_[next_]) print(next_++);
   }
 
   void print_timing(Clock::duration loading, Clock::time_point start) const {
     const auto decoding = seconds(Clock::now() - first_token_);
-    const auto later = static_cast<double>(num_tokens_) - static_cast<double>(prompts_.size());
+    const auto later = static_cast<double>(num_tokens_) - static_cast<double>(completions_.size());
     std::fprintf(stderr,
                  "loaded in %.3f s, first token after %.3f s more, %lld new tokens, %.1f a second "
                  "behind the first\n",
@@ -149,18 +158,18 @@ class Printer {
   void print(std::size_t index) {
     if (streams_) return;
     const auto& text = texts_[index].text();
+    const auto& prompt = prompts_[index / static_cast<std::size_t>(options_.num_return_sequences)];
     if (options_.json)
-      show(to_json(index, prompts_[index], text, *completions_[index], options_.model.adapter) +
-           "\n");
+      show(to_json(index, prompt, text, *completions_[index], options_.model.adapter) + "\n");
     else
-      show(heading(index, prompts_.size(), prompts_[index].text) + "\n" + text + "\n");
+      show(heading(index, completions_.size(), prompt.text) + "\n" + text + "\n");
   }
 
   const GenerateOptions& options_;
   const std::vector<Prompt>& prompts_;
+  std::vector<std::optional<models::Completion>> completions_;
   bool streams_;
   std::vector<models::text::CompletionText> texts_;
-  std::vector<std::optional<models::Completion>> completions_;
   std::size_t next_ = 0;
   std::int64_t num_tokens_ = 0;
   Clock::time_point first_token_ = Clock::now();
@@ -194,7 +203,8 @@ int generate(GenerateOptions options) {
   const auto start = Clock::now();
   Printer printer(options, prompts, session.pretrained.tokenizer);
   complete(
-      *session.model, prompts, options.max_new_tokens, engine_options(options, maker),
+      *session.model, prompts, options.num_return_sequences, options.max_new_tokens,
+      engine_options(options, maker),
       [&](std::size_t i, const models::Sampled& token) { return printer.take(i, token.id); },
       [&](std::size_t i, const models::Completion& whole) { printer.finish(i, whole); });
   if (options.timing) printer.print_timing(start - begin, start);
@@ -217,6 +227,10 @@ void add_generate(CLI::App& app, Action& action) {
   command->add_option("--system", options->system, "system message of a conversation");
   command->add_option("--max-new-tokens", options->max_new_tokens, "new tokens at most")
       ->capture_default_str();
+  command
+      ->add_option("--num-return-sequences", options->num_return_sequences,
+                   "completions of each prompt, which is computed once for all of them")
+      ->capture_default_str();
   auto& sampling = options->sampling;
   command->add_option("--temperature", sampling.temperature, "0: greedy")->capture_default_str();
   command->add_option("--top-k", sampling.top_k, "keep the k likeliest tokens; 0: off");
@@ -227,7 +241,7 @@ void add_generate(CLI::App& app, Action& action) {
   command->add_option("--stop", options->stop, "end before this text; repeatable")
       ->allow_extra_args(false);
   command->add_flag("--ignore-eos", options->ignore_eos, "go on behind end tokens");
-  command->add_option("--batch-size", options->batch_size, "prompts computed together")
+  command->add_option("--batch-size", options->batch_size, "completions computed together")
       ->capture_default_str();
   command->add_flag("--timing", options->timing, "print times to stderr");
   command->add_flag("--json", options->json, "print one JSON object a completion");
