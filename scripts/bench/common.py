@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -67,3 +68,16 @@ def prepare(arguments: argparse.Namespace) -> None:
             subprocess.run([arguments.tailor, "convert", gguf, arguments.model], check=True, stdout=sys.stderr)
     arguments.model = arguments.model.resolve()  # a job's relative paths are relative to the job
     arguments.python = arguments.python or peer_python(arguments.work)
+
+
+TIMING = re.compile(r"loaded in ([\d.]+) s, first token after ([\d.]+) s more, (\d+) new tokens, ([\d.]+) a second")
+
+
+def decode(arguments: argparse.Namespace, prompts: str, batch_size: int, more: list) -> tuple:
+    """`tailor generate` of a file of prompts: new tokens a second, prompts included, and seconds from the program's start
+    to its first token."""
+    command = [arguments.program, "generate", "--model", arguments.model, "--prompts", prompts, "--json", "--ignore-eos"]
+    command += ["--timing", "--batch-size", batch_size, "--threads", arguments.threads, *more]
+    process = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True)
+    loaded, first, tokens, rate = (float(x) for x in TIMING.search(process.stderr).groups())
+    return tokens / (first + (tokens - batch_size) / rate), loaded + first

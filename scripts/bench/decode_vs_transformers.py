@@ -14,9 +14,7 @@ Needs torch, transformers and, for a GGUF file, gguf.
 import argparse
 import json
 import pathlib
-import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,12 +22,13 @@ import time
 import torch
 import transformers
 
+from common import decode
+
 TEXT = (
     "The lighthouse keeper wrote in his journal every evening, after the lamps were lit and the wind had settled. He wrote "
     "about ships, about the price of oil, about the gulls that nested under the gallery, and about the letters that he "
     "never sent to his brother on the mainland, who had once been a carpenter and a musician, and who now sold clocks."
 )
-TIMING = re.compile(r"loaded in ([\d.]+) s, first token after ([\d.]+) s more, (\d+) new tokens, ([\d.]+) a second")
 
 
 def load(path, dtype):
@@ -49,18 +48,6 @@ def theirs(model, prompts, new_tokens, group=1):
     with torch.no_grad():
         out = model.generate(ids, min_new_tokens=new_tokens, max_new_tokens=new_tokens, **options)
     return (out.shape[1] - ids.shape[1]) * len(out) / (time.perf_counter() - begin)
-
-
-def ours(arguments, file, batch_size, group, new_tokens):
-    """New tokens a second, and seconds from the start of the program to the first token."""
-    command = [arguments.program, "generate", "--model", str(arguments.model), "--prompts", file, "--json", "--ignore-eos"]
-    command += ["--timing", "--max-new-tokens", new_tokens, "--batch-size", batch_size, "--threads", arguments.threads]
-    if group > 1:
-        command += ["--temperature", 1, "--num-return-sequences", group]
-    command = [str(word) for word in command]
-    process = subprocess.run(command, capture_output=True, text=True, check=True)
-    loaded, first, tokens, rate = (float(x) for x in TIMING.search(process.stderr).groups())
-    return tokens / (first + (tokens - batch_size) / rate), loaded + first
 
 
 def main() -> int:
@@ -90,12 +77,15 @@ def main() -> int:
     for batch_size in arguments.batch_sizes:
         group = min(arguments.group, batch_size)
         prompts = [ids[-shift:] + ids[:-shift] for shift in range(1, batch_size // group + 1)]  # as long, other texts
+        more = ["--max-new-tokens", arguments.new_tokens]
+        if group > 1:
+            more += ["--temperature", 1, "--num-return-sequences", group]
         pairs, starts = [], []
         with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
             file.writelines(json.dumps({"input_ids": row}) + "\n" for row in prompts)
             file.flush()
             for _ in range(arguments.rounds):
-                mine, start = ours(arguments, file.name, batch_size, group, arguments.new_tokens)
+                mine, start = decode(arguments, file.name, batch_size, more)
                 pairs.append((mine, theirs(models[best], prompts, arguments.new_tokens, group)))
                 starts.append(start)
         mine, peer = (statistics.median(column) for column in zip(*pairs))
