@@ -33,6 +33,8 @@ class CausalLM : public Module {
   /// logits = lm_head()(hidden); tied to the embedding where the configuration says so.
   virtual const LinearSlot& lm_head() const = 0;
   virtual kernels::Arithmetic arithmetic() const = 0;
+  /// Where its parameters are and its answers will be. Batches stay in host memory.
+  virtual at::Device device() const { return at::kCPU; }
   /// Embedding, layers and final norm, for the passes that spread a model over ranks; null for a
   /// model that has no such parts.
   virtual Decoder* decoder() { return nullptr; }
@@ -53,10 +55,10 @@ std::unique_ptr<CausalLM> load_causal_lm(const Pretrained& pretrained, at::Scala
                                          kernels::Arithmetic arithmetic);
 
 /// Reads every parameter of a model that is made, and was perhaps cut into parts, but is not
-/// loaded.
-/// `loaded` hears of each as it is read.
+/// loaded, and brings it to `device`. `loaded` hears of each as it is there.
 void load_parameters(CausalLM& model, const Pretrained& pretrained, at::ScalarType dtype,
                      kernels::Arithmetic arithmetic,
-                     const std::function<void(const NamedParameter&)>& loaded = {});
+                     const std::function<void(const NamedParameter&)>& loaded = {},
+                     at::Device device = at::kCPU);
 
 }  // namespace tailor::models

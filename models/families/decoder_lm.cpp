@@ -25,6 +25,7 @@ class DecoderLM final : public CausalLM {
   }
   const LinearSlot& lm_head() const override { return lm_head_; }
   kernels::Arithmetic arithmetic() const override { return arithmetic_; }
+  at::Device device() const override { return model_.device(); }
   Decoder* decoder() override { return &model_; }
 
   void keep_stage(const Stage& stage) override {

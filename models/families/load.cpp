@@ -87,16 +87,17 @@ std::unique_ptr<CausalLM> load_causal_lm(const Pretrained& pretrained, at::Scala
 
 void load_parameters(CausalLM& model, const Pretrained& pretrained, at::ScalarType dtype,
                      kernels::Arithmetic arithmetic,
-                     const std::function<void(const NamedParameter&)>& loaded) {
+                     const std::function<void(const NamedParameter&)>& loaded, at::Device device) {
   const auto parameters = model.parameters();
   check_tensors(parameters, pretrained);
   for (const auto& parameter : parameters) {
     const auto& tensors = *pretrained.tensors;
     const auto& slice = parameter.slice;
     const auto read_as = parameter.dtype.value_or(dtype);
-    *parameter.value =
+    const auto value =
         slice ? tensors.read_slice(parameter.name, read_as, slice->dim, slice->begin, slice->length)
               : tensors.read(parameter.name, read_as);
+    *parameter.value = value.to(device);
     if (loaded) loaded(parameter);
   }
   model.finish_loading(arithmetic);

@@ -121,15 +121,16 @@ class Engine {
       if (!options_.any_rank) return at::empty({0, 0}, at::kFloat);
       last.push_back(0);
     }
-    const auto hidden_SD = static_cast<std::int64_t>(last.size()) < batch.num_tokens()
-                               ? at::index_select(hidden_TD, 0, at::tensor(last, at::kLong))
-                               : hidden_TD;
+    const auto hidden_SD =
+        static_cast<std::int64_t>(last.size()) < batch.num_tokens()
+            ? at::index_select(hidden_TD, 0, at::tensor(last, at::kLong).to(hidden_TD.device()))
+            : hidden_TD;
     auto logits_SV = model_.lm_head()(hidden_SD);
     if (options_.whole_logits) logits_SV = options_.whole_logits(logits_SV);
     TORCH_CHECK_VALUE(logits_SV.size(1) >= model_.shape().vocab_size, "generate: logits of ",
                       logits_SV.size(1), " tokens, the vocabulary has ", model_.shape().vocab_size,
                       "; a sharded head needs whole_logits");
-    return logits_SV.to(at::kFloat).contiguous();
+    return logits_SV.to(at::kCPU, at::kFloat).contiguous();
   }
 
   /// Chooses the next token of each; `logits(running, i)` are scratch space.

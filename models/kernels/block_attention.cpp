@@ -12,6 +12,8 @@
 #include <vector>
 
 #include "models/kernels/attention_rows.hpp"
+#include "models/kernels/flash_attention.hpp"
+#include "models/kernels/plain.hpp"
 #include "models/kernels/small_gemm.hpp"
 
 namespace tailor::models::kernels {
@@ -298,6 +300,12 @@ void check_documents(const char* op, const Documents& documents, std::int64_t nu
 BlockAttention block_attention(const at::Tensor& q_TNH, const at::Tensor& k_TKH,
                                const at::Tensor& v_TKV, const Documents& documents, double scale) {
   check(q_TNH, k_TKH, v_TKV);
+  if (!q_TNH.is_cpu()) {
+    const auto forward = takes_flash_attention(q_TNH, k_TKH, v_TKV, documents)
+                             ? flash_attention
+                             : plain::block_attention;
+    return forward(q_TNH, k_TKH, v_TKV, documents, scale);
+  }
   const auto layout = lay_out(q_TNH, k_TKH, v_TKV, documents, Grouping::Single);
   BlockAttention result{
       at::empty({q_TNH.size(0), q_TNH.size(1), v_TKV.size(2)}, q_TNH.options()),
@@ -317,6 +325,12 @@ AttentionGradients block_attention_backward(const at::Tensor& dout_TNV, const at
   check(q_TNH, k_TKH, v_TKV);
   TORCH_CHECK_VALUE(dout_TNV.is_contiguous() && dout_TNV.sizes() == forward.out_TNV.sizes(),
                     "block_attention: the gradient must be contiguous like the answer");
+  if (!q_TNH.is_cpu()) {
+    const auto backward = takes_flash_attention(q_TNH, k_TKH, v_TKV, documents)
+                              ? flash_attention_backward
+                              : plain::block_attention_backward;
+    return backward(dout_TNV, q_TNH, k_TKH, v_TKV, forward, documents, scale);
+  }
   const auto layout = lay_out(q_TNH, k_TKH, v_TKV, documents, Grouping::ByPrefix);
   const auto shares = q_TNH.options().dtype(at::kFloat);
   const auto dk_TNH = at::empty(q_TNH.sizes(), shares),

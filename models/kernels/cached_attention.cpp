@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "models/kernels/lanes.hpp"
+#include "models/kernels/plain.hpp"
 
 // T tokens, N query heads, K key heads, G query heads a key head, B blocks, P positions of a block,
 // H head width
@@ -311,6 +312,7 @@ void append_to_cache(const at::Tensor& k_TKH, const at::Tensor& v_TKH, const Cac
   TORCH_CHECK_VALUE(k_TKH.size(1) == num_key_heads && v_TKH.size(1) == num_key_heads,
                     "append_to_cache: ", k_TKH.size(1), " key heads, the blocks have ",
                     num_key_heads);
+  if (!k_TKH.is_cpu()) return plain::append_to_cache(k_TKH, v_TKH, cache, sequences);
   const auto k = k_TKH.stride(2) == 1 ? k_TKH : k_TKH.contiguous();
   const auto v = v_TKH.stride(2) == 1 ? v_TKH : v_TKH.contiguous();
   for (const auto& sequence : sequences) {
@@ -326,6 +328,7 @@ at::Tensor cached_attention(const at::Tensor& q_TNH, const CacheBlocks& cache,
   TORCH_CHECK_VALUE(num_key_heads > 0 && q_TNH.size(1) % num_key_heads == 0,
                     "cached_attention: ", q_TNH.size(1), " query heads do not share ",
                     num_key_heads, " key heads");
+  if (!q_TNH.is_cpu()) return plain::cached_attention(q_TNH, cache, sequences, scale);
   const Shape shape{q_TNH.size(1), num_key_heads, q_TNH.size(2)};
 
   std::vector<Task> tasks;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "models/kernels/matvec.hpp"
+#include "models/kernels/plain.hpp"
 #include "models/kernels/small_gemm.hpp"
 
 namespace tailor::models::kernels {
@@ -116,6 +117,7 @@ void backward_blocks(const std::vector<Block>& blocks, const at::Tensor& dy_MO, 
 at::Tensor grouped_forward(const at::Tensor& x_MI, std::span<const std::int64_t> row_offsets,
                            std::span<const Weight> weights) {
   check(x_MI, row_offsets, weights);
+  if (!x_MI.is_cpu()) return plain::grouped_forward(x_MI, row_offsets, weights);
   const auto x = x_MI.contiguous();
   auto y_MO = at::empty({x.size(0), weights.front().out_features()}, x.options());
   const auto few = matvec_max_tokens(x, weights.front().stored());
@@ -138,6 +140,7 @@ at::Tensor grouped_forward(const at::Tensor& x_MI, std::span<const std::int64_t>
 void grouped_backward_(at::Tensor& dx_MI, const at::Tensor& dy_MO,
                        std::span<const std::int64_t> row_offsets, std::span<const Weight> weights) {
   check(dy_MO, row_offsets, weights);
+  if (!dy_MO.is_cpu()) return plain::grouped_backward_(dx_MI, dy_MO, row_offsets, weights);
   const auto dy = dy_MO.contiguous();
   const bool add = dx_MI.defined();
   if (!add) dx_MI = at::empty({dy.size(0), weights.front().in_features()}, dy.options());

@@ -105,6 +105,8 @@ HWY_AFTER_NAMESPACE();
 #include <ATen/ops/rsqrt.h>
 #include <c10/util/Exception.h>
 
+#include "models/kernels/on_device.hpp"
+
 namespace tailor::models::kernels {
 namespace {
 
@@ -191,6 +193,7 @@ void backward_rows(at::Tensor& dx_TD, const at::Tensor& dy_TD,
 NormedRows rms_norm(const at::Tensor& x_TD, const std::optional<at::Tensor>& delta_TD,
                     const at::Tensor& weight_D, double eps) {
   check(x_TD, delta_TD, weight_D);
+  if (!x_TD.is_cpu()) return on_device::rms_norm(x_TD, delta_TD, weight_D, eps);
   NormedRows out{delta_TD ? at::empty_like(x_TD) : x_TD, at::empty_like(x_TD),
                  at::empty({x_TD.size(0)}, x_TD.options().dtype(at::kFloat))};
   if (x_TD.scalar_type() == at::kBFloat16) {
@@ -214,6 +217,7 @@ at::Tensor rms_norm_backward(const at::Tensor& dy_TD, const std::optional<at::Te
                              const at::Tensor& rstd_T) {
   check(h_TD, dh_TD, weight_D);
   check(h_TD, dy_TD, weight_D);
+  if (!h_TD.is_cpu()) return on_device::rms_norm_backward(dy_TD, dh_TD, h_TD, weight_D, rstd_T);
   auto dx_TD = at::empty_like(h_TD);
   if (h_TD.scalar_type() == at::kBFloat16) {
     backward_rows<c10::BFloat16>(dx_TD, dy_TD, dh_TD, h_TD, weight_D, rstd_T);

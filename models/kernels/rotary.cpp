@@ -53,6 +53,8 @@ HWY_AFTER_NAMESPACE();
 #include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 
+#include "models/kernels/on_device.hpp"
+
 namespace tailor::models::kernels {
 namespace {
 
@@ -85,6 +87,7 @@ at::Tensor rotate(const at::Tensor& x_TNH, const at::Tensor& cos_TF, const at::T
                         cos_TF.size(0) == x_TNH.size(0) && 2 * cos_TF.size(1) == x_TNH.size(2),
                     "rotate: x must be (T, N, H) and the angles (T, H/2), got ", x_TNH.sizes(),
                     " and ", cos_TF.sizes());
+  if (!x_TNH.is_cpu()) return on_device::rotate(x_TNH, cos_TF, sin_TF, inverse);
   auto y_TNH = at::empty(x_TNH.sizes(), x_TNH.options());
   const float sign = inverse ? -1.0F : 1.0F;
   if (x_TNH.scalar_type() == at::kBFloat16) {

@@ -82,6 +82,8 @@ HWY_AFTER_NAMESPACE();
 #include <ATen/ops/sigmoid.h>
 #include <c10/util/Exception.h>
 
+#include "models/kernels/on_device.hpp"
+
 namespace tailor::models::kernels {
 namespace {
 
@@ -103,6 +105,7 @@ void check(const at::Tensor& gate, const at::Tensor& up) {
 
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {
   check(gate, up);
+  if (!gate.is_cpu()) return on_device::swiglu(gate, up);
   auto y = at::empty_like(gate);
   const auto run = [&](auto kernel, const auto* g, const auto* u, auto* out) {
     at::parallel_for(0, gate.numel(), kElementsATask, [&](std::int64_t begin, std::int64_t end) {
@@ -130,6 +133,7 @@ std::pair<at::Tensor, at::Tensor> swiglu_backward(const at::Tensor& dy, const at
                                                   const at::Tensor& up) {
   check(gate, up);
   check(gate, dy);
+  if (!gate.is_cpu()) return on_device::swiglu_backward(dy, gate, up);
   auto dgate = at::empty_like(gate), dup = at::empty_like(gate);
   const auto run = [&](auto kernel, const auto* v, const auto* g, const auto* u, auto* out_gate,
                        auto* out_up) {

@@ -77,6 +77,8 @@ HWY_AFTER_NAMESPACE();
 #include <ATen/ops/ones_like.h>
 #include <c10/util/Exception.h>
 
+#include "models/kernels/on_device.hpp"
+
 namespace tailor::models::kernels {
 namespace {
 
@@ -104,6 +106,7 @@ TokenLosses token_loss_(at::Tensor& logits_CV, const at::Tensor& target_C, bool 
       logits_CV.dim() == 2 && logits_CV.is_contiguous() && target_C.numel() == logits_CV.size(0),
       "token_loss: logits must be contiguous (C, V) with C targets, got ", logits_CV.sizes(),
       " and ", target_C.sizes());
+  if (!logits_CV.is_cpu()) return on_device::token_loss_(logits_CV, target_C, gradient);
   const TokenLosses out{at::empty({logits_CV.size(0)}, logits_CV.options().dtype(at::kFloat)),
                         at::empty({logits_CV.size(0)}, logits_CV.options().dtype(at::kBool))};
   if (logits_CV.scalar_type() == at::kBFloat16) {

@@ -31,6 +31,7 @@ class Weight {
   std::int64_t in_features() const { return stored_.size(1); }
   std::int64_t out_features() const { return stored_.size(0); }
   bool defined() const { return stored_.defined(); }
+  at::Device device() const { return defined() ? stored_.device() : at::Device(at::kCPU); }
 
  private:
   at::Tensor stored_;

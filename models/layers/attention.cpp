@@ -145,7 +145,8 @@ at::Tensor cached_causal_attention(const at::Tensor& q_TNH, const at::Tensor& k_
   TORCH_CHECK_VALUE(batch.prefix_of.empty(), "cached_causal_attention: no shared prefixes");
   const auto width = q_TNH.size(2), missing = width - v_TKV.size(2);
   const auto v = missing > 0 ? at::constant_pad_nd(v_TKV, {0, missing}) : v_TKV;
-  const auto& cache = batch.cache->layer(layer, k_TKH.size(1), width, k_TKH.scalar_type());
+  const auto& cache =
+      batch.cache->layer(layer, k_TKH.size(1), width, k_TKH.options().requires_grad(false));
   const auto sequences = cached_sequences(batch);
   kernels::append_to_cache(rotated(k_TKH, angles), v, cache, sequences);
 

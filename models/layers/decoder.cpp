@@ -135,11 +135,13 @@ DecoderLayer::Stream Decoder::run_layer(std::size_t i, DecoderLayer::Stream stre
 at::Tensor Decoder::forward_stage(const Batch& batch, const at::Tensor& x_TD,
                                   kernels::Arithmetic arithmetic) const {
   const bool scattered = is_scattered(batch.num_tokens(), batch.cache != nullptr);
-  const LayerContext context{batch, rope_angles(batch.positions_T, frequency_F_, attention_factor_),
-                             scattered};
+  const LayerContext context{
+      batch, rope_angles(batch.positions_T.to(device_), frequency_F_, attention_factor_),
+      scattered};
   DecoderLayer::Stream stream{x_TD, {}};
   if (stage_.first) {
-    stream.x_TD = embed_tokens_.forward(batch.ids_T, kernels::activation_dtype(arithmetic));
+    stream.x_TD =
+        embed_tokens_.forward(batch.ids_T.to(device_), kernels::activation_dtype(arithmetic));
     if (region_) stream.x_TD = region_->leave(stream.x_TD, scattered);
   }
   for (std::size_t i = 0; i < layers_.size(); ++i) stream = run_layer(i, stream, context);
@@ -158,6 +160,8 @@ void Decoder::set_region(const std::shared_ptr<Region>& region) {
 void Decoder::finish_loading(kernels::Arithmetic arithmetic) {
   for (const auto& layer : layers_) layer->finish_loading(arithmetic);
   if (stage_.last) norm_.finish_loading();
+  device_ = parameters().front().value->device();
+  frequency_F_ = frequency_F_.to(device_);
 }
 
 }  // namespace tailor::models

@@ -55,7 +55,8 @@ class Decoder final : public Module {
   Decoder(std::int64_t vocab_size, std::int64_t hidden_size, double rms_norm_eps,
           std::vector<std::unique_ptr<DecoderLayer>> layers, const RopeConfig& rope);
 
-  at::Tensor forward(const Batch& batch, kernels::Arithmetic arithmetic) const;  // (T, D)
+  /// (T, D) on device(), to which ids and positions are brought.
+  at::Tensor forward(const Batch& batch, kernels::Arithmetic arithmetic) const;
   /// The same of one stage: `x` is what the stage before answered, undefined for the first. The
   /// last stage answers what forward() does, another one the residual stream (T or, scattered, T /
   /// tp; D).
@@ -78,6 +79,7 @@ class Decoder final : public Module {
     residency_ = std::move(residency);
   }
   void finish_loading(kernels::Arithmetic arithmetic);
+  at::Device device() const { return device_; }  // where it was loaded to
 
  private:
   DecoderLayer::Stream run_layer(std::size_t i, DecoderLayer::Stream stream,
@@ -88,6 +90,7 @@ class Decoder final : public Module {
   Embedding embed_tokens_;
   std::vector<std::unique_ptr<DecoderLayer>> layers_;
   RmsNorm norm_;
+  at::Device device_ = at::kCPU;
   at::Tensor frequency_F_;
   double attention_factor_;
   std::shared_ptr<Region> region_;

@@ -28,8 +28,8 @@ std::int64_t expert_capacity(std::int64_t num_tokens, const RouterConfig& config
 at::Tensor within_capacity(const Routes& routes, const RouterConfig& config,
                            const ExpertCapacity& capacity,
                            std::span<const std::int64_t> document_offsets) {
-  auto kept_TK = routes.ids_TK.clone();
-  const auto weights_TK = routes.weights_TK.detach().contiguous();
+  auto kept_TK = routes.ids_TK.cpu().clone();  // decided in host memory
+  const auto weights_TK = routes.weights_TK.detach().cpu().contiguous();
   auto* id = kept_TK.mutable_data_ptr<std::int64_t>();
   const auto* weight = weights_TK.const_data_ptr<float>();
   const auto slots = kept_TK.size(1);
@@ -48,7 +48,7 @@ at::Tensor within_capacity(const Routes& routes, const RouterConfig& config,
       for (auto i = most; i < expert.size(); ++i) id[expert[i].at] = -1;
     }
   }
-  return kept_TK;
+  return kept_TK.to(routes.ids_TK.device());
 }
 
 }  // namespace tailor::models

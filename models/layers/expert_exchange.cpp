@@ -1,7 +1,11 @@
 // T tokens, K experts of each, M rows of experts, D values a row.
 #include "models/layers/expert_exchange.hpp"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/bincount.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/sort.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -58,10 +62,29 @@ class LocalExchange final : public ExpertExchange {
 
 }  // namespace
 
+SortedSlots sort_by_expert_plainly(const at::Tensor& ids_TK, std::int64_t num_experts) {
+  const auto ids = ids_TK.flatten();
+  // Counted from those that go nowhere.
+  const auto counts = at::bincount(ids + 1, /*weights=*/{}, num_experts + 1).cpu();
+  TORCH_CHECK_VALUE(counts.numel() == num_experts + 1, "experts: no expert ", counts.numel() - 2,
+                    " among ", num_experts);
+  const auto* count = counts.const_data_ptr<std::int64_t>();
+  SortedSlots out;
+  out.row_offsets.assign(1, 0);
+  for (std::int64_t e = 0; e < num_experts; ++e)
+    out.row_offsets.push_back(out.row_offsets.back() + count[e + 1]);
+  const auto slots = std::get<1>(at::sort(ids, /*stable=*/true, /*dim=*/0, /*descending=*/false));
+  const auto rows = (at::arange(ids.numel(), ids.options()) - count[0]).clamp_min(-1);
+  out.row_of_TK = at::empty(ids_TK.sizes(), ids.options());
+  out.row_of_TK.view({-1}).scatter_(0, slots, rows);
+  return out;
+}
+
 SortedSlots sort_by_expert(const at::Tensor& ids_TK, std::int64_t num_experts) {
   TORCH_CHECK_VALUE(ids_TK.dim() == 2 && ids_TK.scalar_type() == at::kLong,
                     "experts: need (T, K) int64 ids, got ", ids_TK.scalar_type(), " ",
                     ids_TK.sizes());
+  if (!ids_TK.is_cpu()) return sort_by_expert_plainly(ids_TK, num_experts);
   const auto ids = ids_TK.contiguous();
   const auto* id = ids.const_data_ptr<std::int64_t>();
   const auto slots = ids.numel();

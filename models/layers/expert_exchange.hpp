@@ -38,8 +38,11 @@ struct SortedSlots {
   at::Tensor row_of_TK;                   // int64
   std::vector<std::int64_t> row_offsets;  // {0, ..., M}, num_experts + 1 entries
 };
-/// Counting sort. Throws ValueError for an id outside [-1, num_experts).
+/// Counting sort. Throws ValueError for an id outside [-1, num_experts). Outside host memory it is
+/// the next one, which waits for the counts.
 SortedSlots sort_by_expert(const at::Tensor& ids_TK, std::int64_t num_experts);
+/// The same from tensor operations, on any device.
+SortedSlots sort_by_expert_plainly(const at::Tensor& ids_TK, std::int64_t num_experts);
 
 /// (T, D) -> (M, D) and back with weights (T, K) float32: differentiable, and deterministic in
 /// both directions (kernels/token_copies.hpp).

@@ -1,6 +1,7 @@
 // M rows of all experts, I in, O out.
 #include "models/layers/grouped_linear.hpp"
 
+#include <ATen/ops/stack.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -44,6 +45,15 @@ struct FrozenGroupedLinear : torch::autograd::Function<FrozenGroupedLinear> {
     return {dx_MI, at::Tensor(), at::Tensor()};
   }
 };
+
+/// Makes them views of one tensor, as products of all experts at once take them; nothing where they
+/// are views already, of whoever divides them among ranks.
+void lay_together(std::vector<at::Tensor>& matrices) {
+  if (matrices.size() < 2 || matrices.back().is_alias_of(matrices.front())) return;
+  const auto together_EOI = at::stack(matrices);
+  for (std::size_t e = 0; e < matrices.size(); ++e)
+    matrices[e] = together_EOI.select(0, static_cast<std::int64_t>(e));
+}
 
 }  // namespace
 
@@ -110,6 +120,7 @@ std::int64_t GroupedDense::out_features() const {
 
 void GroupedDense::finish_loading(kernels::Arithmetic arithmetic) {
   weights_.clear();
+  if (!stored_.front().is_cpu()) lay_together(stored_);
   for (const auto& tensor : stored_) weights_.emplace_back(tensor, arithmetic);
 }
 

@@ -84,12 +84,13 @@ void KvCache::copy_block(std::int64_t from, std::int64_t to) {
 }
 
 const kernels::CacheBlocks& KvCache::layer(std::int64_t layer, std::int64_t num_key_heads,
-                                           std::int64_t head_dim, at::ScalarType dtype) {
+                                           std::int64_t head_dim,
+                                           const at::TensorOptions& options) {
   const auto i = static_cast<std::size_t>(layer);
   if (i >= layers_.size()) layers_.resize(i + 1);
   if (!layers_[i].keys_BKPH.defined())
     for (auto* tensor : {&layers_[i].keys_BKPH, &layers_[i].values_BKPH})
-      *tensor = at::empty({num_blocks(), num_key_heads, block_size_, head_dim}, dtype);
+      *tensor = at::empty({num_blocks(), num_key_heads, block_size_, head_dim}, options);
   return layers_[i];
 }
 

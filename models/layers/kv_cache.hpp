@@ -40,9 +40,10 @@ class KvCache {
     return slots_[static_cast<std::size_t>(slot)];
   }
 
-  /// One layer's blocks, made at the layer's first call: it knows how many heads this rank holds.
+  /// One layer's blocks, made at the layer's first call: it knows how many heads this rank holds,
+  /// their dtype and where they are computed.
   const kernels::CacheBlocks& layer(std::int64_t layer, std::int64_t num_key_heads,
-                                    std::int64_t head_dim, at::ScalarType dtype);
+                                    std::int64_t head_dim, const at::TensorOptions& options);
 
   static constexpr std::int64_t kBlockSize = 32;
 
