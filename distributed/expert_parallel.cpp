@@ -81,6 +81,8 @@ class ExpertParallelExchange final : public models::ExpertExchange {
     plan->local = local_->dispatch(x_TD, ids_TK);
     DispatchedRows out;
     plan->route = make_route(plan->local.row_offsets, out.row_offsets);
+    plan->route->order_M = plan->route->order_M.to(x_TD.device());
+    plan->route->inverse_M = plan->route->inverse_M.to(x_TD.device());
     out.x_MD = Go::apply(plan->local.x_MD, plan->route);
     out.plan = std::move(plan);
     return out;

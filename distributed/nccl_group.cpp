@@ -309,6 +309,8 @@ class NcclGroup final : public Group {
 
 }  // namespace
 
+bool has_nccl() { return true; }
+
 std::unique_ptr<Group> make_nccl_group(std::unique_ptr<Group> host, int device,
                                        const GroupOptions& options) {
   return std::make_unique<NcclGroup>(std::move(host), device, options);

@@ -6,6 +6,8 @@
 
 namespace tailor::distributed {
 
+bool has_nccl();  // this program was built with it; else the next one throws CommError
+
 /// The ranks of `host`, each on a GPU of its own; `device` counts the GPUs of the machine. Tensors
 /// on this GPU go over NCCL, those in host memory over `host`, which also makes the barrier. 16-bit
 /// floats travel as float32 where they are reduced. GroupOptions::check_calls is for host memory.

@@ -1,7 +1,7 @@
 #include "distributed/sharded_base.hpp"
 
 #include <ATen/ops/empty.h>
-#include <c10/core/CPUAllocator.h>
+#include <c10/core/Allocator.h>
 #include <c10/util/Exception.h>
 
 #include <array>
@@ -50,7 +50,7 @@ class Flat {
   void start() {
     if (is_empty() || here_ || pending_) return;
     auto* storage = whole_.storage().unsafeGetStorageImpl();
-    storage->set_data_ptr_noswap(c10::GetCPUAllocator()->allocate(bytes_));
+    storage->set_data_ptr_noswap(storage->allocator()->allocate(bytes_));
     storage->set_nbytes(bytes_);
     pending_.emplace(group_->start_all_gather(whole_, part_));
   }
@@ -67,7 +67,7 @@ class Flat {
     if (is_empty()) return;
     if (pending_) finish();  // the memory is written to until then
     auto* storage = whole_.storage().unsafeGetStorageImpl();
-    storage->set_data_ptr_noswap(c10::DataPtr(nullptr, c10::Device(c10::kCPU)));
+    storage->set_data_ptr_noswap(c10::DataPtr(nullptr, whole_.device()));
     storage->set_nbytes(0);
     here_ = false;
   }

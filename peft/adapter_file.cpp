@@ -113,7 +113,7 @@ void check_pairs(const AdapterFiles& files, const std::set<std::string>& paths) 
 
 using Tensors = std::vector<std::pair<std::string, at::Tensor>>;
 
-/// By their keys; the adapter's memory.
+/// By their keys; the adapter's memory, wherever it is.
 Tensors router_tensors(const LoraAdapter& adapter) {
   Tensors out;
   for (const auto& router : adapter.routers())
@@ -243,7 +243,7 @@ AdapterFiles read_adapter(const fs::path& adapter) {
 
 bool complete_routers(AdapterFiles& files, const LoraAdapter& adapter) {
   if (!files.saved.empty() || adapter.routers().empty()) return false;
-  for (auto& [key, value] : router_tensors(adapter)) files.saved.emplace(key, value);
+  for (auto& [key, value] : router_tensors(adapter)) files.saved.emplace(key, value.cpu());
   return true;
 }
 
@@ -262,7 +262,7 @@ void load_factors(const AdapterFiles& files, LoraAdapter& adapter) {
       const bool shared = factor == 'A' ? module.shared_A : module.shared_B;
       const auto& found = fitting(files.factors, key, target, files.file);
       if (shared && !filled.insert(target.const_data_ptr()).second) {
-        if (!at::equal(target, found))
+        if (!at::equal(target.cpu(), found))
           throw FileError(files.file + ": tensor " + key +
                           " differs from that of the layer's first expert, which "
                           "peft.expert_lora lets all of them share");
@@ -288,12 +288,12 @@ AdapterFiles adapter_files(const LoraAdapter& adapter, const std::string& base_m
                      .base_model_name_or_path = base_model_name_or_path};
   std::vector<std::string> paths;
   for (const auto& module : adapter.modules()) {
-    files.factors.emplace(factor_key(module.path, 'A'), module.A);
-    files.factors.emplace(factor_key(module.path, 'B'), module.B);
+    files.factors.emplace(factor_key(module.path, 'A'), module.A.cpu());
+    files.factors.emplace(factor_key(module.path, 'B'), module.B.cpu());
     paths.push_back(module.path);
   }
   files.listed_targets = explicit_targets(paths, adapter.module_paths());
-  for (auto& [key, value] : router_tensors(adapter)) files.saved.emplace(key, value);
+  for (auto& [key, value] : router_tensors(adapter)) files.saved.emplace(key, value.cpu());
   return files;
 }
 

@@ -57,6 +57,7 @@ void drop_(at::Tensor& x_TI, const Dropout& dropout) {
   TORCH_CHECK_VALUE(dropout.p >= 0.0 && dropout.p < 1.0, "drop_: p must be in [0, 1), is ",
                     dropout.p);
   TORCH_CHECK_VALUE(x_TI.dim() == 2 && x_TI.is_contiguous(), "drop_: x must be contiguous (T, I)");
+  if (!x_TI.is_cpu()) return drop_on_device_(x_TI, dropout);
   switch (x_TI.scalar_type()) {
     case at::kFloat:
       return drop_all<float>(x_TI, dropout);

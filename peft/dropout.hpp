@@ -22,4 +22,8 @@ struct Dropout {
 /// scaled: callers multiply by 1 / (1 - p) where that costs nothing and rounds nothing.
 void drop_(at::Tensor& x_TI, const Dropout& dropout);
 
+/// The same for a tensor outside host memory. One of two files answers: drop_from_host.cpp, which
+/// draws in host memory and copies, or cuda/drop.cpp.
+void drop_on_device_(at::Tensor& x_TI, const Dropout& dropout);
+
 }  // namespace tailor::peft

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "peft/plain_branches.hpp"
 #include "peft/thin_products.hpp"
 
 namespace tailor::peft {
@@ -170,6 +171,7 @@ void run(const std::vector<SumTask>& tasks) {
 
 void add_branches_(const at::Tensor& x_MI, std::span<const std::int64_t> offsets,
                    std::span<const Branch> branches, at::Tensor& h_MS, std::span<at::Tensor> y) {
+  if (!x_MI.is_cpu()) return plain::add_branches_(x_MI, offsets, branches, h_MS, y);
   if (x_MI.scalar_type() == at::kBFloat16) {
     add_branches<c10::BFloat16>(x_MI, offsets, branches, h_MS, y);
   } else {
@@ -181,6 +183,7 @@ void lower_branches_(std::span<const std::int64_t> offsets, std::span<const Bran
                      std::span<const at::Tensor> dy, at::Tensor& dh_MS, at::Tensor& dx_MI) {
   const auto used = std::ranges::find_if(dy, [](const auto& part) { return part.defined(); });
   if (used == dy.end()) return;
+  if (!used->is_cpu()) return plain::lower_branches_(offsets, branches, dy, dh_MS, dx_MI);
   if (used->scalar_type() == at::kBFloat16) {
     lower_branches<c10::BFloat16>(offsets, branches, dy, dh_MS, dx_MI);
   } else {
@@ -190,6 +193,7 @@ void lower_branches_(std::span<const std::int64_t> offsets, std::span<const Bran
 
 void add_sums_(std::span<const std::int64_t> offsets, std::span<const FactorSum> sums) {
   if (sums.empty()) return;
+  if (!sums.front().rows_MF.is_cpu()) return plain::add_sums_(offsets, sums);
   std::vector<SumTask> tasks;
   for (const auto& sum : sums) add_tasks(tasks, offsets, sum);
   if (sums.front().rows_MF.scalar_type() == at::kBFloat16) {

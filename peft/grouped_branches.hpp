@@ -9,7 +9,8 @@
 namespace tailor::peft {
 
 /// The thin side of grouped projections of one input: passes over blocks of rows, shared by
-/// threads. Nothing here is differentiated. Rows of expert e are offsets[e] up to offsets[e + 1].
+/// threads; outside host memory as plain_branches.hpp says. Nothing here is differentiated. Rows of
+/// expert e are offsets[e] up to offsets[e + 1].
 struct Branch {
   at::Tensor A, B;  // (E, R, I) and (E, O, R), or without E where all experts share it; float32
   double scale;

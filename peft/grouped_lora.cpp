@@ -78,8 +78,9 @@ void GroupedLoraLinear::initialise(const LoraConfig& config, std::int64_t r, std
     A.push_back(std::move(own.A_RI));
     B.push_back(std::move(own.B_OR));
   }
-  A_ = (share_A ? shared.A_RI : at::stack(A)).requires_grad_();
-  B_ = (share_B ? shared.B_OR : at::stack(B)).requires_grad_();
+  const auto device = weights().empty() ? at::Device(at::kCPU) : weights().front().device();
+  A_ = (share_A ? shared.A_RI : at::stack(A)).to(device).requires_grad_();
+  B_ = (share_B ? shared.B_OR : at::stack(B)).to(device).requires_grad_();
 }
 
 at::Tensor GroupedLoraLinear::forward(const at::Tensor& x_MI,

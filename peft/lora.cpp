@@ -35,8 +35,8 @@ LoraLinear::LoraLinear(std::shared_ptr<models::LinearBase> inner, std::string pa
   auto factors = part_of(init_factors(config.init_lora_weights,
                                       {.in = in, .out = out, .r = r, .seed = seed, .path = path_}),
                          sharding);
-  A_ = std::move(factors.A_RI).requires_grad_();
-  B_ = std::move(factors.B_OR).requires_grad_();
+  A_ = factors.A_RI.to(weight().device()).requires_grad_();
+  B_ = factors.B_OR.to(weight().device()).requires_grad_();
 }
 
 LoraOperands LoraLinear::operands() const {

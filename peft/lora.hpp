@@ -27,8 +27,8 @@ struct DropoutState {
 
 class LoraLinear final : public models::LinearBase {
  public:
-  /// Factors are initialised from `seed` and `path`. Throws ConfigError naming `place` for a rank
-  /// above min(in, out).
+  /// Factors are initialised from `seed` and `path`, in the memory of `inner`'s weight. Throws
+  /// ConfigError naming `place` for a rank above min(in, out).
   LoraLinear(std::shared_ptr<models::LinearBase> inner, std::string path, const LoraConfig& config,
              std::uint64_t seed, std::shared_ptr<const DropoutState*> dropout,
              const std::string& place);

@@ -26,7 +26,7 @@ std::vector<CompletionBatch> completion_batches(const Policy& policy, std::span<
 
 Forward forward(const Policy& policy, const CompletionBatch& batch, bool keep_logits) {
   const auto hidden_TD = policy.model.hidden_states(batch.batch);
-  auto hidden_SD = hidden_TD.index_select(0, batch.rows_S);
+  auto hidden_SD = hidden_TD.index_select(0, batch.rows_S.to(hidden_TD.device()));
   TokenLogprobs tokens(policy.model, hidden_SD.detach(), batch.targets_S, policy.config.temperature,
                        policy.vocabulary, keep_logits);
   return {std::move(hidden_SD), std::move(tokens)};

@@ -48,7 +48,7 @@ struct VocabularyPart {
 /// hands it on. Softmax in float32. Where ranks hold parts of the vocabulary, every one answers the
 /// whole loss and its part of the sum that is the gradient.
 struct SummedLoss {
-  at::Tensor loss;  // scalar float32, sum over supervised tokens
+  at::Tensor loss;  // scalar float32 beside the hidden states, sum over supervised tokens
   LossSums sums;
 };
 SummedLoss summed_cross_entropy(const models::CausalLM& model, const at::Tensor& hidden_TD,

@@ -56,8 +56,11 @@ TokenLogprobs::TokenLogprobs(const models::CausalLM& model, at::Tensor hidden_SD
   const bool keep =
       keep_logits &&
       rows * head_.out_features() * static_cast<std::int64_t>(sizeof(float)) <= kKeptLogitsBytes;
+  targets_S_ = targets_S_.to(hidden_SD_.device());
   for (std::int64_t begin = 0; begin < rows; begin += kChunkRows)
     measure({begin, std::min(kChunkRows, rows - begin), {}, {}}, keep);
+  logprobs_S_ = logprobs_S_.cpu();
+  entropies_S_ = entropies_S_.cpu();
 }
 
 at::Tensor TokenLogprobs::scaled_logits(std::int64_t begin, std::int64_t count) const {
@@ -96,14 +99,17 @@ at::Tensor TokenLogprobs::backward(const at::Tensor& dlogprobs_S, const at::Tens
     const auto part = [&](const at::Tensor& x_S) {
       return x_S.narrow(0, chunk.begin, chunk.count);
     };
+    const auto beside = [&](const at::Tensor& x_S) {  // float32, where the logits are
+      return part(x_S).to(z_CV.device(), at::kFloat);
+    };
     const auto targets = local_targets(part(targets_S_), z_CV.size(1), vocabulary_);
-    const auto dlogprobs_C = part(dlogprobs_S).to(at::kFloat);
+    const auto dlogprobs_C = beside(dlogprobs_S);
     auto logp_CV = z_CV.sub_(chunk.log_sum_C.unsqueeze(1));
     at::Tensor dz_CV;
     if (dentropies_S.defined()) {
       const auto p_CV = logp_CV.exp();
-      const auto dentropies_C1 = part(dentropies_S).to(at::kFloat).unsqueeze(1);
-      dz_CV = logp_CV.add_(part(entropies_S_).unsqueeze(1)).mul_(-dentropies_C1);
+      const auto dentropies_C1 = beside(dentropies_S).unsqueeze(1);
+      dz_CV = logp_CV.add_(beside(entropies_S_).unsqueeze(1)).mul_(-dentropies_C1);
       dz_CV.sub_(dlogprobs_C.unsqueeze(1)).mul_(p_CV);
     } else {
       dz_CV = logp_CV.exp_().mul_(-dlogprobs_C.unsqueeze(1));

@@ -22,6 +22,7 @@ class TokenLogprobs {
   TokenLogprobs(const models::CausalLM& model, at::Tensor hidden_SD, at::Tensor targets_S,
                 double temperature, const VocabularyPart& vocabulary = {}, bool keep_logits = true);
 
+  // In host memory, wherever the model is.
   const at::Tensor& logprobs() const { return logprobs_S_; }    // (S) float32
   const at::Tensor& entropies() const { return entropies_S_; }  // (S) float32, nats
 

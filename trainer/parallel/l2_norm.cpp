@@ -1,6 +1,7 @@
 #include "trainer/parallel/l2_norm.hpp"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/linalg_vector_norm.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
@@ -12,6 +13,8 @@ namespace tailor::trainer {
 double l2_norm(const at::Tensor& flat) {
   TORCH_CHECK_VALUE(flat.dim() == 1 && flat.is_contiguous(), "l2_norm: need one flat tensor, got ",
                     flat.sizes());
+  if (!flat.is_cpu())
+    return at::linalg_vector_norm(flat, 2, {}, /*keepdim=*/false, at::kDouble).item<double>();
   constexpr std::int64_t kBlock = 16384;
   const auto* x = flat.const_data_ptr<float>();
   const auto size = flat.numel();

@@ -33,7 +33,8 @@ class Neighbours {
   at::Tensor receive(const LabelledBatch& batch, int from) {
     auto x_TD = at::empty(
         {model_.decoder()->rows_between_stages(batch.num_tokens()), model_.shape().hidden_size},
-        models::kernels::activation_dtype(model_.arithmetic()));
+        at::TensorOptions(model_.device())
+            .dtype(models::kernels::activation_dtype(model_.arithmetic())));
     pp_.recv(x_TD, from);
     return x_TD;
   }
@@ -113,7 +114,8 @@ LossSums pipelined_pass(models::CausalLM& model, std::span<const NumberedBatch> 
   const auto backward = [&](const NumberedBatch& item) {
     const auto now = std::move(in_flight.front());
     in_flight.pop_front();
-    const auto gradient = neighbours.is_last() ? share : neighbours.from_next(item.batch);
+    const auto gradient =
+        neighbours.is_last() ? share.to(now.out.device()) : neighbours.from_next(item.batch);
     if (now.out.requires_grad()) back_propagate(now.out, gradient, now.loss);
     // else nothing here is trained
     if (!neighbours.is_first()) neighbours.to_previous(now.in_TD.grad());

@@ -163,7 +163,8 @@ NamedTensors gather_whole(const std::vector<Trainable>& trainables,
                           const std::vector<at::Tensor>& values, distributed::Group& world,
                           const distributed::Mesh& mesh) {
   const at::NoGradGuard no_grad;
-  const auto own = pieces(trainables, values);
+  auto own = pieces(trainables, values);
+  for (auto& piece : own) piece.value = piece.value.cpu();
   std::map<std::string, Parts> by_name;
   const auto take = [&](const std::vector<Piece>& some) {
     for (const auto& piece : some) by_name[piece.name].emplace(piece.index, piece);

@@ -87,7 +87,7 @@ StepSettings AdapterTraining::settings() const {
   return {.step = state_.step + 1,
           .learning_rate = rate_.at(state_.step),
           .max_grad_norm = run_.config.train.max_grad_norm,
-          .micro_batch_tokens = micro_batch_tokens(run_.model.arithmetic()),
+          .micro_batch_tokens = micro_batch_tokens(run_.model.arithmetic(), run_.model.device()),
           // Batches are filled up so that the ranks of tp can divide their tokens among them.
           .row_multiple = std::lcm(row_multiple(run_.model.arithmetic()),
                                    static_cast<std::int64_t>(run_.mesh.sizes.tp))};

@@ -18,7 +18,7 @@ std::vector<MicroBatch> cut_all(const models::CausalLM& model, const Dataset& da
   std::vector<const Example*> documents;
   documents.reserve(dataset.examples.size());
   for (const auto& example : dataset.examples) documents.push_back(&example);
-  return cut(documents, micro_batch_tokens(model.arithmetic()));
+  return cut(documents, micro_batch_tokens(model.arithmetic(), model.device()));
 }
 
 /// Sums over the ranks of `group`, in place.

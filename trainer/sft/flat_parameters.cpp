@@ -2,6 +2,7 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <c10/util/Exception.h>
 
 namespace tailor::trainer {
@@ -14,8 +15,10 @@ FlatParameters::FlatParameters(Named parameters) : parameters_(std::move(paramet
                       ": trainable parameters are float32, found ", parameter.scalar_type());
     total += parameter.numel();
   }
-  values_ = at::zeros({total}, at::kFloat);
-  gradients_ = at::zeros({total}, at::kFloat);
+  const auto device =
+      parameters_.empty() ? at::Device(at::kCPU) : parameters_.front().second.device();
+  values_ = at::zeros({total}, at::TensorOptions(device).dtype(at::kFloat));
+  gradients_ = at::zeros_like(values_);
   const auto values = views(values_), gradients = views(gradients_);
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     auto& parameter = parameters_[i].second;

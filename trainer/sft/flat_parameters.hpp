@@ -9,10 +9,10 @@
 namespace tailor::trainer {
 
 /// Trainable parameters as views of one flat float32 tensor and their gradients as views of
-/// another: zeroing, reducing, clipping and stepping are one pass each, and a gradient is always
-/// there. Made after the adapter is seated; no parameter may be replaced afterwards. Writes to
-/// `values` are not seen by autograd's version check: update only behind the last backward of a
-/// step.
+/// another, where the parameters are: zeroing, reducing, clipping and stepping are one pass each,
+/// and a gradient is always there. Made after the adapter is seated; no parameter may be replaced
+/// afterwards. Writes to `values` are not seen by autograd's version check: update only behind the
+/// last backward of a step.
 class FlatParameters {
  public:
   using Named = std::vector<std::pair<std::string, at::Tensor>>;

@@ -41,6 +41,10 @@ void AdamW::update(FlatParameters& trainable, double learning_rate, double gradi
   TORCH_CHECK_VALUE(trainable.values().numel() == first_.numel(), "AdamW: made for ",
                     first_.numel(), " parameters, got ", trainable.values().numel());
   ++num_updates_;
+  if (!first_.is_cpu())
+    return adamw_reference(config_, num_updates_, learning_rate,
+                           trainable.gradients() * gradient_scale, trainable.values(), first_,
+                           second_);
   const auto c = factors(config_, num_updates_, learning_rate, gradient_scale);
   // Raw pointers before the loop: worker threads may not touch tensors.
   const auto* gradient = trainable.gradients().const_data_ptr<float>();

@@ -34,7 +34,7 @@ class AdamW {
   at::Tensor first_, second_;  // flat, like FlatParameters::values()
 };
 
-/// The same update from tensor operations, for tests. `num_updates` counts this one.
+/// The same update from tensor operations, on any device. `num_updates` counts this one.
 void adamw_reference(const AdamWConfig& config, std::int64_t num_updates, double learning_rate,
                      const at::Tensor& gradient, at::Tensor& value, at::Tensor& first,
                      at::Tensor& second);

@@ -63,7 +63,9 @@ void RouterBalance::begin(std::span<const NumberedBatch> batches) {
   num_documents_ = sum[1];
   layers_.clear();
   for (const auto& router : routers_) {
-    const auto zeros = at::zeros({router.config().num_experts}, at::kDouble);
+    const auto zeros =
+        at::zeros({router.config().num_experts},
+                  at::TensorOptions(router.router().weight().device()).dtype(at::kDouble));
     layers_.push_back({zeros.clone(), zeros.clone()});
   }
   seq_aux_ = z_ = num_pairs_ = num_dropped_ = 0.0;
@@ -152,9 +154,9 @@ LossSums RouterBalance::pass_alone(const Work& work, std::span<const NumberedBat
     sums += main.sums;
     const auto balance = loss(computed.trace, item.batch);
     if (balance.defined() && balance.requires_grad())
-      torch::autograd::backward({main.loss, balance}, {share, at::Tensor()});
+      torch::autograd::backward({main.loss, balance}, {share.to(main.loss.device()), at::Tensor()});
     else
-      main.loss.backward(share);
+      main.loss.backward(share.to(main.loss.device()));
   };
   auto rest = batches;
   if (counts_first()) {
@@ -226,7 +228,7 @@ std::vector<Metric> RouterBalance::finish_step() {
     const auto& counts_E = layers_[i].counts_E;
     const auto relative_E = counts_E / counts_E.mean();  // E f
     sum[0] += (relative_E * layers_[i].shares_E).sum().item<double>() / num_tokens_;
-    load = at::maximum(load, relative_E.max());
+    load = at::maximum(load, relative_E.max().cpu());
     if (auto bias_E = routers_[i].router().correction_bias();
         bias_E.defined() && config_.router_bias_update_rate > 0.0)
       update_correction_bias_(bias_E, counts_E, config_.router_bias_update_rate);

@@ -88,7 +88,7 @@ StepPass one_by_one(BatchLoss batch_loss) {
     LossSums sums;
     for (const auto& item : batches) {
       const auto part = batch_loss(item.batch, item.first_token);
-      part.loss.backward(share);
+      part.loss.backward(share.to(part.loss.device()));
       sums += part.sums;
     }
     return sums;
