@@ -18,7 +18,7 @@ struct ModelConfig {
   std::filesystem::path name_or_path;  // HF directory or GGUF file, resolved against the job file
   std::string dtype = "bfloat16";      // stored: bfloat16 | float32 | auto
   std::string compute_dtype = "auto";  // multiplied: auto | float32 | bfloat16
-  std::string device = "auto";         // auto | cpu
+  std::string device = "auto";         // auto | cpu | cuda
 };
 
 enum class DataFormat { Messages, PromptCompletion, Text, Tokens };

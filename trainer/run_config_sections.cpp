@@ -114,7 +114,7 @@ ModelConfig read_model(Section section, const PathBase& base) {
   config.dtype = section.choice("dtype", {"bfloat16", "float32", "auto"}, config.dtype);
   config.compute_dtype =
       section.choice("compute_dtype", {"auto", "float32", "bfloat16"}, config.compute_dtype);
-  config.device = section.choice("device", {"auto", "cpu"}, config.device);
+  config.device = section.choice("device", {"auto", "cpu", "cuda"}, config.device);
   if (config.dtype == "float32" && config.compute_dtype == "bfloat16")
     section.report("compute_dtype", "expected auto or float32 where dtype is float32");
   section.finish();

@@ -226,6 +226,22 @@ def sizes_that_do_not_fit_the_ranks_are_refused(make):
     expect("parallel.tensor_parallel_size: 2 does not divide the 1 rank" in error, error)
 
 
+def a_gpu_that_is_not_there_is_refused_before_weights_are_read(make):
+    job = make()
+    nowhere = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    _, error = job.finish("--set", "model.device=cuda", code=2, env=nowhere)
+    expect("model.device" in error and "GPU" in error, error)
+    expect("CUDA" in error or "none answers" in error, error)
+    expect(not (job.run / "checkpoints").exists(), "nothing was begun")
+    model = job.file.read_text().split("name_or_path: ")[1].split(",")[0].strip('"')
+    for command in (["generate", "--prompt", "x", "--model", model], ["eval", str(job.file), "--without-adapter"]):
+        command = [str(job.program), *command, "--device"]
+        done = subprocess.run([*command, "cuda"], env=nowhere, capture_output=True, text=True)
+        expect(done.returncode == 2 and "model.device" in done.stderr, done.stderr)
+        done = subprocess.run([*command, "gpu"], capture_output=True, text=True)
+        expect(done.returncode == 2 and "--device" in done.stderr and "cuda" in done.stderr, done.stderr)
+
+
 def a_job_that_cannot_begin_leaves_no_folder(make):
     job = make()
     _, error = job.finish("--set", "peft.r=99", code=2)
@@ -304,6 +320,7 @@ TESTS = [
     tasks_that_do_not_know_their_rank_are_refused,
     commands_for_one_rank_refuse_several,
     sizes_that_do_not_fit_the_ranks_are_refused,
+    a_gpu_that_is_not_there_is_refused_before_weights_are_read,
     a_job_that_cannot_begin_leaves_no_folder,
     a_target_that_matches_nothing_is_named_with_its_place,
     plan_shows_the_job_and_estimates_its_memory,

@@ -73,6 +73,7 @@ int bench_step(const Options& options) {
   ModelConfig config;
   config.dtype = options.dtype;
   config.compute_dtype = options.compute_dtype;
+  config.device = "cpu";  // against the peak of whose products it is measured
   const auto precision = choose_precision(config);
   Session session;
   std::unique_ptr<models::CausalLM> model;

@@ -1,3 +1,4 @@
+#include <c10/cuda/CUDAFunctions.h>
 #include <cuda_runtime_api.h>
 
 #include "trainer/cli/devices.hpp"
@@ -20,5 +21,7 @@ Accelerators accelerators() {
   }
   return out;
 }
+
+void use_gpu(int index) { c10::cuda::set_device(static_cast<c10::DeviceIndex>(index)); }
 
 }  // namespace tailor::trainer::cli

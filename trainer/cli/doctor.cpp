@@ -72,7 +72,8 @@ int doctor(bool json) {
               found["memory_available_gib"].get<double>());
   std::printf("bfloat16     computed with %s\n", text("arithmetic_for_bfloat16_weights").c_str());
   std::printf("threads      %d\n", found["threads"].get<int>());
-  std::printf("devices      training and generation run on the CPU, on one rank\n");
+  std::printf("devices      training and generation run on %s\n",
+              found["gpus"].empty() ? "the CPU" : "a GPU (model.device), or the CPU");
   if (found["cuda"].get<bool>())
     std::printf("gpus         %zu visible to %s\n", found["gpus"].size(),
                 text("cuda_runtime").c_str());

@@ -13,11 +13,12 @@ using models::kernels::Arithmetic;
 std::string parent(const std::string& path) { return path.substr(0, path.rfind('.')); }
 
 /// Tokens of the largest micro-batch that the data can give.
-std::int64_t largest_micro_batch(const Dataset& train, Arithmetic arithmetic) {
+std::int64_t largest_micro_batch(const Dataset& train, const Precision& precision) {
   std::int64_t longest = 0;
   for (const auto& example : train.examples)
     longest = std::max(longest, static_cast<std::int64_t>(example.ids.size()));
-  return std::max(longest, std::min(train.num_tokens, micro_batch_tokens(arithmetic)));
+  return std::max(longest, std::min(train.num_tokens,
+                                    micro_batch_tokens(precision.arithmetic, precision.device)));
 }
 
 }  // namespace
@@ -61,7 +62,7 @@ MemoryEstimate estimate_memory(const ModelSize& size, const peft::LoraAdapter& a
   const std::int64_t stored_bytes = precision.stored == at::kFloat ? 4 : 2;
   const std::int64_t active_bytes = precision.arithmetic == Arithmetic::Float32 ? 4 : 2;
   const bool widened = stored_bytes < active_bytes;
-  const auto tokens = largest_micro_batch(train, precision.arithmetic);
+  const auto tokens = largest_micro_batch(train, precision);
   constexpr std::int64_t kFlatBuffers = 4;  // values, gradients, two moments
   constexpr std::int64_t kLogitRows = 256;  // of a chunk of the loss
   constexpr std::int64_t kProgramBytes =

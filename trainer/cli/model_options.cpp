@@ -13,6 +13,7 @@ ModelConfig ModelOptions::config() const {
   config.name_or_path = model;
   config.dtype = dtype;
   config.compute_dtype = compute_dtype;
+  config.device = device;
   return config;
 }
 
@@ -22,6 +23,7 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
   command.add_option("--dtype", options.dtype, "weights in memory: auto, bfloat16 or float32");
   command.add_option("--compute-dtype", options.compute_dtype,
                      "products: auto, bfloat16 or float32");
+  command.add_option("--device", options.device, "auto, cpu or cuda");
   command.add_option("--threads", options.threads, "0: one a core");
 }
 
@@ -47,6 +49,8 @@ void check(const ModelOptions& options) {
   require_option(is_dtype(options.dtype), "--dtype", kChoices, options.dtype);
   require_option(is_dtype(options.compute_dtype), "--compute-dtype", kChoices,
                  options.compute_dtype);
+  require_option(options.device == "auto" || options.device == "cpu" || options.device == "cuda",
+                 "--device", "auto, cpu or cuda", options.device);
   require_option(options.threads >= 0 && options.threads <= 4096, "--threads", "0 to 4096",
                  static_cast<double>(options.threads));
 }

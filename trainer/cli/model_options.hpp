@@ -14,13 +14,14 @@ namespace tailor::trainer::cli {
 /// The options of commands that run a model: which one, with which adapter, and how.
 struct ModelOptions {
   std::string model, adapter;
-  std::string dtype = "auto", compute_dtype = "auto";
+  std::string dtype = "auto", compute_dtype = "auto", device = "auto";
   std::int64_t threads = 0;
 
   ModelConfig config() const;
 };
 
-/// Adds --model, --adapter, --dtype, --compute-dtype and --threads. `options` outlives the parsing.
+/// Adds --model, --adapter, --dtype, --compute-dtype, --device and --threads. `options` outlives
+/// the parsing.
 void add_model_options(CLI::App& command, ModelOptions& options);
 
 /// Throws ConfigError "--option: expected ..., found ...", the value printed as a person writes it,

@@ -17,9 +17,12 @@
 
 #include "configs/reader.hpp"
 #include "distributed/mpi_runtime.hpp"
+#include "distributed/nccl_group.hpp"
 #include "distributed/peer_watch.hpp"
 #include "models/files/mapped_file.hpp"
+#include "trainer/cli/session.hpp"
 #include "trainer/metrics/log.hpp"
+#include "trainer/parallel/agree.hpp"
 
 namespace tailor::trainer::cli {
 namespace {
@@ -135,7 +138,23 @@ std::string Ranks::from_first(const std::string& text) {
   return {static_cast<const char*>(bytes.const_data_ptr()), bytes.nbytes()};
 }
 
-distributed::Mesh Ranks::mesh(const ParallelConfig& parallel) {
+at::Device Ranks::device(const std::string& word) {
+  const auto seat = size() > 1 ? distributed::mpi_node_rank() : distributed::NodeRank{};
+  at::Device out = at::kCPU;
+  together([&] {
+    out = choose_device(word, seat);
+    if (out.is_cuda() && size() > 1 && !distributed::has_nccl()) {
+      if (word == "cuda")
+        throw configs::ConfigError(
+            "model.device: expected a program built with NCCL for cuda on several ranks; use cpu, "
+            "or one rank");
+      out = at::kCPU;
+    }
+  });
+  return any_rank(out.is_cpu(), *world_) ? at::Device(at::kCPU) : out;
+}
+
+distributed::Mesh Ranks::mesh(const ParallelConfig& parallel, at::Device device) {
   distributed::MeshSizes sizes{.tp = static_cast<int>(parallel.tensor_parallel_size),
                                .ep = static_cast<int>(parallel.expert_parallel_size),
                                .pp = static_cast<int>(parallel.pipeline_parallel_size),
@@ -147,7 +166,10 @@ distributed::Mesh Ranks::mesh(const ParallelConfig& parallel) {
       throw configs::ConfigError(parallel.place + "." + error.what());
     }
   });
-  return distributed::make_mesh(*world_, sizes);
+  if (device.is_cpu() || size() == 1) return distributed::make_mesh(*world_, sizes);
+  const auto gpus = distributed::make_nccl_group(world_->split(/*color=*/0, "gpus"), device.index(),
+                                                 {.timeout = time_limit()});
+  return distributed::make_mesh(*gpus, sizes);
 }
 
 void Ranks::together(const std::function<void()>& work) {

@@ -29,9 +29,14 @@ class Ranks {
   std::string shared_text(const std::string& file);
   std::string from_first(const std::string& text);  // rank 0's text, on all
 
-  /// The mesh of a job. Throws as together() does, configs::ConfigError with the place of its
-  /// `parallel` section where the sizes do not fit the number of ranks.
-  distributed::Mesh mesh(const ParallelConfig& parallel);
+  /// What `model.device` means for this rank, a GPU of its own for all ranks or the CPU for all.
+  /// Throws as together() does, for `cuda` where not all have one.
+  at::Device device(const std::string& word);
+
+  /// The mesh of a job; its groups reach the memory of `device`. Throws as together() does,
+  /// configs::ConfigError with the place of its `parallel` section where the sizes do not fit the
+  /// number of ranks.
+  distributed::Mesh mesh(const ParallelConfig& parallel, at::Device device = at::kCPU);
 
   /// Does `work`, which does not communicate, on every rank and waits for all. Where some fail, the
   /// first of them throws its error and the others throw Silent: one error is printed. With

@@ -8,6 +8,7 @@
 
 #include "models/kernels/weight.hpp"
 #include "peft/adapter_file.hpp"
+#include "trainer/cli/devices.hpp"
 
 namespace tailor::trainer::cli {
 
@@ -25,18 +26,46 @@ std::int64_t usable_cores() {
   return std::max<std::int64_t>(number, 1);
 }
 
+/// Empty where a process on this seat has a GPU.
+std::string why_no_gpu(const Accelerators& found, const distributed::NodeRank& seat) {
+  if (!found.built_with_cuda) return "this program is built without CUDA (cmake -DTAILOR_CUDA=ON)";
+  if (found.devices.empty()) return "none answers on this machine";
+  if (static_cast<int>(found.devices.size()) >= seat.size) return "";
+  return "this machine has " + std::to_string(found.devices.size()) + " for its " +
+         std::to_string(seat.size) + " ranks";
+}
+
 }  // namespace
 
 std::string Precision::describe() const {
-  return std::string(stored == at::kBFloat16 ? "bfloat16" : "float32") + " weights, " +
-         models::kernels::describe(arithmetic);
+  const auto weights = std::string(stored == at::kBFloat16 ? "bfloat16" : "float32") + " weights, ";
+  if (device.is_cpu()) return weights + models::kernels::describe(arithmetic);
+  return weights + (arithmetic == Arithmetic::BFloat16 ? "bfloat16" : "float32") +
+         " products on a GPU";
+}
+
+at::Device choose_device(const std::string& word, const distributed::NodeRank& seat) {
+  if (word == "cpu") return at::kCPU;
+  if (word != "auto" && word != "cuda")
+    throw configs::ConfigError("model.device: expected auto, cpu or cuda, found \"" + word + "\"");
+  const auto found = accelerators();
+  const auto problem = why_no_gpu(found, seat);
+  if (problem.empty()) {
+    use_gpu(seat.rank);
+    return {at::kCUDA, static_cast<at::DeviceIndex>(seat.rank)};
+  }
+  if (word == "auto") return at::kCPU;
+  throw configs::ConfigError("model.device: expected a GPU for cuda, but " + problem +
+                             "; use auto or cpu");
 }
 
 Precision choose_precision(const ModelConfig& config) {
-  if (config.device != "auto" && config.device != "cpu")
-    throw configs::ConfigError("model.device: expected auto or cpu, found \"" + config.device +
-                               "\"");
-  Precision precision;
+  return choose_precision(config, choose_device(config.device));
+}
+
+Precision choose_precision(const ModelConfig& config, at::Device device) {
+  Precision precision{.device = device};
+  const bool multiplies_bf16 = device.is_cuda() || models::kernels::has_bf16_products();
   if (config.dtype == "float32") {
     precision.stored = at::kFloat;
   } else if (config.dtype != "bfloat16" && config.dtype != "auto") {
@@ -44,13 +73,15 @@ Precision choose_precision(const ModelConfig& config) {
                                config.dtype + "\"");
   }
   if (config.compute_dtype == "auto") {
-    precision.arithmetic = models::kernels::best_arithmetic(precision.stored);
+    precision.arithmetic = device.is_cuda() && precision.stored == at::kBFloat16
+                               ? Arithmetic::BFloat16
+                               : models::kernels::best_arithmetic(precision.stored);
   } else if (config.compute_dtype == "bfloat16") {
     if (precision.stored != at::kBFloat16)
       throw configs::ConfigError(
           "model.compute_dtype: bfloat16 products need bfloat16 weights, found model.dtype "
           "float32");
-    if (!models::kernels::has_bf16_products())
+    if (!multiplies_bf16)
       throw configs::ConfigError(
           "model.compute_dtype: this processor does not multiply bfloat16 (AVX-512 BF16 or AMX "
           "wanted); use auto or float32, which keep bfloat16 weights");
@@ -74,7 +105,8 @@ void load_weights_into(models::CausalLM& model, const models::Pretrained& pretra
                        const std::function<void(const models::NamedParameter&)>& loaded) {
   // Weights that come and go are widened as they are used.
   models::kernels::set_widened_budget_bytes(loaded ? 0 : kWidenedBudgetBytes);
-  models::load_parameters(model, pretrained, precision.stored, precision.arithmetic, loaded);
+  models::load_parameters(model, pretrained, precision.stored, precision.arithmetic, loaded,
+                          precision.device);
 }
 
 Session open_session(const ModelConfig& config, const std::filesystem::path& adapter) {

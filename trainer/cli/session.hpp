@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "distributed/mpi_runtime.hpp"
 #include "models/families/causal_lm.hpp"
 #include "models/files/pretrained.hpp"
 #include "models/kernels/arithmetic.hpp"
@@ -14,18 +15,26 @@
 
 namespace tailor::trainer::cli {
 
-/// How a model is stored and what multiplies.
+/// How a model is stored, what multiplies and where.
 struct Precision {
   at::ScalarType stored = at::kBFloat16;
   models::kernels::Arithmetic arithmetic = models::kernels::Arithmetic::Float32;
+  at::Device device = at::kCPU;
 
   std::string describe() const;  // "bfloat16 weights, float32 products"
 };
 
-/// The choice that `dtype`, `compute_dtype` and `device` make on this machine; `dtype: auto` stores
-/// bfloat16. Throws ConfigError for bfloat16 products where the processor has none or where float32
-/// is stored, and for a word that is none of the configuration's.
-Precision choose_precision(const ModelConfig& config);
+/// What `device` means here, for a process that is the seat.rank-th of seat.size on this machine:
+/// `auto` a GPU of its own where the program is built with CUDA and there are enough of them, else
+/// the CPU. It becomes the current one. Throws ConfigError for `cuda` where there is none, and for
+/// another word.
+at::Device choose_device(const std::string& word, const distributed::NodeRank& seat = {});
+
+/// The choice that `dtype` and `compute_dtype` make on a device; `dtype: auto` stores bfloat16, and
+/// GPUs multiply it. Throws ConfigError for bfloat16 products where the processor has none or where
+/// float32 is stored, and for a word that is none of the configuration's.
+Precision choose_precision(const ModelConfig& config, at::Device device);
+Precision choose_precision(const ModelConfig& config);  // on the device of one process alone
 
 /// A model in memory, with the adapter where one was asked for (null: the base alone).
 struct Session {

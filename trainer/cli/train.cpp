@@ -131,7 +131,8 @@ class TrainCommand {
   TrainCommand(const TrainOptions& options, Ranks& ranks, const std::string& job_text)
       : options_(options), ranks_(ranks) {
     ranks_.together([&] { config_ = parse_run_config(job_text, options.job, options.overrides); });
-    mesh_ = ranks_.mesh(config_.parallel);
+    device_ = ranks_.device(config_.model.device);
+    mesh_ = ranks_.mesh(config_.parallel, device_);
     ranks_.by_first([&] { take_directory(); });
   }
 
@@ -168,7 +169,7 @@ class TrainCommand {
     for (const auto& note : config_.notes) log_info(note);
     if (ranks_.size() > 1)
       log_info("ranks: " + std::to_string(ranks_.size()) + ", " + layout_text(mesh_.sizes));
-    precision_ = choose_precision(config_.model);
+    precision_ = choose_precision(config_.model, device_);
     pretrained_ = models::open_pretrained(config_.model.name_or_path);
     {
       const auto shell = models::make_causal_lm(pretrained_.config_json, pretrained_.config_file);
@@ -322,6 +323,7 @@ class TrainCommand {
   const TrainOptions& options_;
   Ranks& ranks_;
   RunConfig config_;
+  at::Device device_ = at::kCPU;
   distributed::Mesh mesh_;
   std::optional<RunDirectory> directory_;  // of rank 0
   Precision precision_;

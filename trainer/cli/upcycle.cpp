@@ -64,6 +64,7 @@ std::vector<at::Tensor> router_inputs(const UpcycleCommand& command, const model
   ModelConfig config;
   config.name_or_path = command.model;
   config.dtype = dtype == at::kFloat ? "float32" : "bfloat16";
+  config.device = "cpu";  // where the weights are written from
   const auto session = open_session(config);
   std::cerr << "balancing routers on " << batch.num_tokens() << " tokens of " << command.balance
             << '\n';
