@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/count_nonzero.h>
 #include <ATen/ops/equal.h>
 
 #include <catch2/catch.hpp>
@@ -79,6 +80,18 @@ bool moves_others(const GrpoConfig& config) {
 }
 
 }  // namespace
+
+TEST_CASE("an advantage of 0 leaves a response the divergence alone", "[grpo]") {
+  for (const auto& [name, config] : variants()) {
+    CAPTURE(name);
+    auto batch = weighted_batch();
+    batch.advantages[1] = 0.0;
+    const auto found = policy_loss(batch, config, kStep).dlogprobs_S;
+    CHECK(found.narrow(0, 0, 4).count_nonzero().item<std::int64_t>() > 0);
+    const bool has_kl = config.beta > 0.0 && config.kl_in == KlPlace::Loss;
+    CHECK((found.narrow(0, 4, 4).count_nonzero().item<std::int64_t>() > 0) == has_kl);
+  }
+}
 
 TEST_CASE("the closed form equals autograd", "[trainer]") {
   for (const auto& [name, config] : variants()) {

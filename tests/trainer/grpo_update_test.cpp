@@ -113,6 +113,33 @@ TEST_CASE("the cut into batches changes nothing but rounding", "[grpo]") {
   }
 }
 
+TEST_CASE("groups without gradient have no backward, and the update is the same", "[grpo]") {
+  Bench bench;
+  bench.config.loss_type = GENERATE(LossType::Dapo, LossType::Grpo, LossType::Sapo);
+  const std::int64_t micro_batch_tokens = GENERATE(1, 1024);
+  auto rollouts = bench.rollouts();
+  SECTION("of advantages 0") {
+    for (auto& rollout : rollouts)
+      if (rollout.group == 1) rollout.advantage = 0.0;
+  }
+  SECTION("cut at the limit") {
+    for (auto& rollout : rollouts) rollout.counts = rollout.group == 0;
+  }
+  SECTION("all of them") {
+    for (auto& rollout : rollouts) rollout.advantage = 0.0;
+  }
+  const auto found = bench.update(rollouts, micro_batch_tokens);
+  // A trace of an entropy bonus makes every group learn.
+  bench.config.entropy_coef = 1e-12;
+  const auto plain = bench.update(rollouts, micro_batch_tokens);
+  CHECK(distance(found.gradients, plain.gradients) < 1e-6);  // another cut
+  CHECK(found.report.loss == Approx(plain.report.loss).margin(1e-6));
+  CHECK(found.report.entropy == Approx(plain.report.entropy).epsilon(1e-6));
+  CHECK(found.report.policy.tokens == plain.report.policy.tokens);
+  CHECK(found.report.policy.num_ratios == plain.report.policy.num_ratios);
+  CHECK(found.report.num_loss_tokens == plain.report.num_loss_tokens);
+}
+
 TEST_CASE("tokens that were rejected are not there for the update", "[grpo]") {
   Bench bench;
   bench.config.beta = 0.1;

@@ -2,6 +2,7 @@
 #include "trainer/grpo/update.hpp"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
@@ -11,6 +12,7 @@
 #include <string>
 
 #include "trainer/grpo/sums.hpp"
+#include "trainer/parallel/agree.hpp"
 
 namespace tailor::trainer {
 namespace {
@@ -56,7 +58,36 @@ double loss_tokens(const Policy& policy, const Counts& counts) {
   return std::max(counts.own_tokens, 1.0) * std::max(counts.ranks, 1.0);
 }
 
-/// One batch's forward, loss and backward.
+/// Whether no parameter moves for this completion: its tokens are left out, or the loss reaches
+/// them through an advantage of 0 alone.
+bool is_silent(const Rollout& rollout, const GrpoConfig& config) {
+  if (rollout.num_loss_tokens() == 0) return true;
+  const bool has_kl = config.beta > 0.0 && config.kl_in == KlPlace::Loss;
+  return rollout.advantage == 0.0 && !has_kl && config.entropy_coef == 0.0;
+}
+
+struct Part {
+  std::span<Rollout> rollouts;
+  bool learns = true;  // else it has a forward alone
+};
+
+/// Neighbouring groups that learn, or do not. One part where ranks need each other in backward.
+std::vector<Part> parts_of(std::span<Rollout> rollouts, const Policy& policy) {
+  if (lockstep_group(policy.mesh) != nullptr) return {{rollouts}};
+  std::vector<Part> out;
+  for (std::size_t begin = 0, end = 0; begin < rollouts.size(); begin = end) {
+    bool learns = false;
+    for (; end < rollouts.size() && rollouts[end].group == rollouts[begin].group; ++end)
+      learns |= !is_silent(rollouts[end], policy.config);
+    if (out.empty() || out.back().learns != learns)
+      out.push_back({rollouts.subspan(begin, 0), learns});
+    auto& part = out.back().rollouts;
+    part = {part.data(), part.size() + end - begin};
+  }
+  return out;
+}
+
+/// One batch's forward, loss and, where it learns, backward.
 class Pass {
  public:
   Pass(const Policy& policy, Counts counts, Correction correction)
@@ -67,8 +98,9 @@ class Pass {
                     .sequences = counts.sequences,
                     .max_length = static_cast<double>(policy.config.max_completion_length)} {}
 
-  void operator()(const CompletionBatch& batch, UpdateReport& report) const {
-    auto passed = forward(policy_, batch, /*keep_logits=*/true);
+  void operator()(const CompletionBatch& batch, bool learns, UpdateReport& report) const {
+    const at::AutoGradMode grad_mode(learns);
+    auto passed = forward(policy_, batch, /*keep_logits=*/learns);
     report.num_tokens += batch.num_tokens;
     if (batch.rollouts.empty()) {  // other ranks need this one in their backward
       passed.hidden_SD.sum().backward();
@@ -86,6 +118,7 @@ class Pass {
           mismatch_sums(of.offsets, counting_mask(batch), trainer_old(batch, passed.tokens),
                         of.sampler_S, of.weights_S);
 
+    if (!learns) return;
     at::Tensor dentropies_S;
     if (policy_.config.entropy_coef > 0.0) {
       const double share = -policy_.config.entropy_coef / counts_.tokens;
@@ -137,7 +170,9 @@ UpdateReport grpo_update(const Policy& policy, FlatParameters& trainable, AdamW&
 
   UpdateReport report;
   const Pass pass(policy, counts, correction);
-  for (const auto& batch : completion_batches(policy, rollouts, settings)) pass(batch, report);
+  for (const auto& part : parts_of(rollouts, policy))
+    for (const auto& batch : completion_batches(policy, part.rollouts, settings))
+      pass(batch, part.learns, report);
   add_over_ranks(report, sync.data());
   report.num_loss_tokens = counts.num_loss_tokens;
   report.entropy /= counts.tokens;
