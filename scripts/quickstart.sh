@@ -21,6 +21,10 @@ grpo=false
 for override in "$@"; do
   case $override in
     --grpo) grpo=true ;;
+    -h | --help)
+      sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"
+      exit 0
+      ;;
     output.dir=*) output=${override#output.dir=} ;;
     train.seed=* | train.threads=*) overrides+=(--set "$override") shared+=(--set "$override") ;;
     *=*) overrides+=(--set "$override") ;;

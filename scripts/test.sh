@@ -12,7 +12,7 @@ if [[ ${1:--} != -* ]]; then
 fi
 start=$SECONDS
 scripts/setup.sh
-scripts/build.sh "$preset"
+scripts/build.sh "$preset" --target all
 built=$SECONDS
 status=0
 # Tests side by side have more threads than cores: one that spins at a barrier keeps the core from the one it waits for.
