@@ -76,6 +76,8 @@ def main() -> int:
     results = {}
     for batch_size in arguments.batch_sizes:
         group = min(arguments.group, batch_size)
+        if batch_size % group:
+            parser.error(f"--group {group} does not divide batch size {batch_size}")
         prompts = [ids[-shift:] + ids[:-shift] for shift in range(1, batch_size // group + 1)]  # as long, other texts
         more = ["--max-new-tokens", arguments.new_tokens]
         if group > 1:
