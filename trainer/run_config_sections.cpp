@@ -200,7 +200,7 @@ RouterTraining read_router(Section section, bool grpo) {
   if (section.has("token_drop_policy") && config.capacity.factor == 0.0)
     section.report("token_drop_policy",
                    "needs expert_capacity_factor: without it nothing is dropped");
-  if (grpo && config.capacity.factor > 0.0)
+  if (grpo && config.capacity.factor > 0.0 && !section.failed("expert_capacity_factor"))
     section.report("expert_capacity_factor",
                    "expected 0 under task: grpo, whose updates compute what sampling computed");
   if (grpo && config.train_router)

@@ -129,8 +129,10 @@ void check(const at::Tensor& values, const at::Tensor& row_of_TK) {
 }
 
 void check_rows(std::int64_t num_rows, const at::Tensor& row_of_TK) {
-  TORCH_CHECK_VALUE(num_rows <= row_of_TK.numel(), "token copies: ", num_rows, " rows for ",
-                    row_of_TK.numel(), " slots");
+  const auto* row_of = row_of_TK.const_data_ptr<std::int64_t>();
+  const auto used =
+      std::count_if(row_of, row_of + row_of_TK.numel(), [](auto row) { return row >= 0; });
+  TORCH_CHECK_VALUE(num_rows == used, "token copies: ", num_rows, " rows for ", used, " slots");
 }
 
 /// body(T()) of the rows' type.
@@ -157,8 +159,8 @@ void each_token(const at::Tensor& row_of_TK, std::int64_t row_size, const Body& 
 
 at::Tensor copy_tokens(const at::Tensor& x_TD, const at::Tensor& row_of_TK, std::int64_t num_rows) {
   check(x_TD, row_of_TK);
-  check_rows(num_rows, row_of_TK);
   if (!x_TD.is_cpu()) return on_device::copy_tokens(x_TD, row_of_TK, num_rows);
+  check_rows(num_rows, row_of_TK);
   const auto size = x_TD.size(1), slots = row_of_TK.size(1);
   auto copies_MD = at::empty({num_rows, size}, x_TD.options());
   const auto* row_of = row_of_TK.const_data_ptr<std::int64_t>();
@@ -178,8 +180,8 @@ at::Tensor copy_tokens(const at::Tensor& x_TD, const at::Tensor& row_of_TK, std:
 at::Tensor sum_copies(const at::Tensor& rows_MD, const at::Tensor& row_of_TK,
                       const at::Tensor& weights_TK) {
   check(rows_MD, row_of_TK);
-  check_rows(rows_MD.size(0), row_of_TK);
   if (!rows_MD.is_cpu()) return on_device::sum_copies(rows_MD, row_of_TK, weights_TK);
+  check_rows(rows_MD.size(0), row_of_TK);
   const auto size = rows_MD.size(1), slots = row_of_TK.size(1);
   auto y_TD = at::empty({row_of_TK.size(0), size}, rows_MD.options());
   const auto* row_of = row_of_TK.const_data_ptr<std::int64_t>();
@@ -202,9 +204,9 @@ std::pair<at::Tensor, at::Tensor> sum_copies_backward(const at::Tensor& dy_TD,
                                                       const at::Tensor& weights_TK) {
   check(dy_TD, row_of_TK);
   check(rows_MD, row_of_TK);
-  check_rows(rows_MD.size(0), row_of_TK);
   if (!rows_MD.is_cpu())
     return on_device::sum_copies_backward(dy_TD, rows_MD, row_of_TK, weights_TK);
+  check_rows(rows_MD.size(0), row_of_TK);
   const auto size = rows_MD.size(1), slots = row_of_TK.size(1);
   auto drows_MD = at::empty_like(rows_MD);
   auto dweights_TK = at::empty(row_of_TK.sizes(), weights_TK.options());

@@ -18,11 +18,10 @@ struct Slot {
 std::int64_t expert_capacity(std::int64_t num_tokens, const RouterConfig& config, double factor) {
   const auto mean = static_cast<double>(num_tokens * config.num_experts_per_tok) /
                     static_cast<double>(config.num_experts);
+  constexpr double kRounding = 1e-12;  // 110 * 1.1 is a little more than 121
+  const auto wanted = std::ceil(mean * factor * (1.0 - kRounding));
   // A factor may ask for more than integers hold; a token goes to an expert once.
-  const auto wanted = std::ceil(mean * factor);
-  return wanted >= static_cast<double>(num_tokens)
-             ? num_tokens
-             : std::max<std::int64_t>(1, static_cast<std::int64_t>(wanted));
+  return wanted >= static_cast<double>(num_tokens) ? num_tokens : static_cast<std::int64_t>(wanted);
 }
 
 at::Tensor within_capacity(const Routes& routes, const RouterConfig& config,

@@ -10,7 +10,7 @@
 
 namespace tailor::models {
 
-/// Which of a document of T tokens go to one expert at most: ceil(T K / E factor), at least 1.
+/// How many of a document's T tokens one expert computes at most: ceil(T K / E factor), or T.
 std::int64_t expert_capacity(std::int64_t num_tokens, const RouterConfig& config, double factor);
 
 /// The ids (T, K) of `routes` with -1 for the pairs that are above an expert's capacity. Of equal

@@ -34,6 +34,7 @@ TEST_CASE("the capacity is the even share times the factor, rounded up", "[model
   CHECK(expert_capacity(64, router, 1.0) == 16);
   CHECK(expert_capacity(65, router, 1.0) == 17);
   CHECK(expert_capacity(64, router, 1.25) == 20);
+  CHECK(expert_capacity(440, router, 1.1) == 121);
   CHECK(expert_capacity(1, router, 0.01) == 1);
   CHECK(expert_capacity(64, router, 4.0) == 64);  // every token: nothing is dropped
   CHECK(expert_capacity(64, router, 1e300) == 64);

@@ -215,7 +215,8 @@ void check_layouts(const Job& job, const std::vector<MeshSizes>& layouts) {
   const auto examples = documents();
   const auto alone =
       distributed::on_ranks(1, [&](Group& world) { return train(job, examples, world, {}); })[0];
-  CHECK(alone.losses[18] < 0.9 * alone.losses[0]);  // the same rows
+  CHECK(alone.losses[18] < 0.9 * alone.losses[0]);                          // the same rows
+  if (job.router.capacity.factor > 0.0) CHECK(alone.balance.back() > 0.1);  // router/dropped
   for (const auto& sizes : layouts) {
     CAPTURE(distributed::describe(sizes));
     const auto curves = distributed::on_ranks(
@@ -292,8 +293,9 @@ TEST_CASE("trained routers and their losses are alike on every layout") {
 }
 
 TEST_CASE("what experts drop is alike on every layout") {
-  check_layouts(capacity_job(kQwen3Moe),
-                {{.dp = 2}, {.tp = 2}, {.dp = 2, .ep = 2}, {.ep = 2, .pp = 2}});
+  check_layouts(
+      capacity_job(kQwen3Moe),
+      {{.dp = 2, .dp_shard = 2}, {.tp = 2, .ep = 2}, {.dp = 2, .ep = 2}, {.ep = 2, .pp = 2}});
   check_layouts(capacity_job(kDeepSeek), {{.ep = 2}});
 }
 

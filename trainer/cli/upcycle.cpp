@@ -74,7 +74,7 @@ std::vector<at::Tensor> router_inputs(const UpcycleCommand& command, const model
 int upcycle(UpcycleCommand command) {
   refuse_used(command.output);
   if (command.balance.empty() && command.threads != 0)
-    throw configs::ConfigError("--threads: is that of --balance, and none is given");
+    throw configs::ConfigError("--threads: needs --balance; nothing else is computed");
   const auto dense = models::open_pretrained(command.model);
   const auto dtype = written_dtype(command.dtype, *dense.tensors);
   const auto before = num_parameters(dense.config_json, dense.config_file);

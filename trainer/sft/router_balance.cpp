@@ -134,7 +134,8 @@ at::Tensor RouterBalance::traced(const Work& work, const NumberedBatch& item, Ro
                                  const Forward& forward) {
   models::Batch batch = item.batch;
   batch.trace = &trace;
-  const DropoutScope dropout(work.adapter, {work.seed, work.step, item.first_token});
+  const DropoutScope dropout(
+      work.adapter, {.seed = work.seed, .step = work.step, .first_token = item.first_token});
   return forward(batch);
 }
 

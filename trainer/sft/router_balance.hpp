@@ -12,10 +12,10 @@
 
 namespace tailor::trainer {
 
-/// Trains the routers of a sparse model in SFT and keeps their experts equally busy, or watches
-/// frozen ones whose experts have a capacity (models::ExpertCapacity). What a step
-/// minimises is the mean cross-entropy of its supervised tokens, and beside it, each the mean over
-/// the model's L sparse layers of a loss of router_losses.hpp,
+/// The routers of a sparse model in SFT: trained, and their experts kept equally busy, or frozen
+/// and watched where experts have a capacity (models::ExpertCapacity). What a step minimises is the
+/// mean cross-entropy of its supervised tokens, and beside it, each the mean over the model's L
+/// sparse layers of a loss of router_losses.hpp,
 ///
 ///   router_aux_loss_coef      load_balancing_loss: E sum_e f_e P_e
 ///   router_seq_aux_loss_coef  sequence_balancing_loss: the same in every document, their mean
@@ -26,9 +26,8 @@ namespace tailor::trainer {
 /// same wherever it is computed. So do the shares f of the first under BalanceScope::GlobalBatch
 /// (Qiu et al. 2025, arXiv:2501.11873): they are counted over the whole step before the first
 /// backward, which costs one more forward of every micro-batch but the last (in a pipeline of every
-/// one). Under MicroBatch they
-/// are those of the micro-batch and rank alone, as in transformers: cheaper, and then the loss
-/// depends on how a step is cut. Counts carry no gradient.
+/// one). Under MicroBatch they are those of the micro-batch and rank alone, as in transformers:
+/// cheaper, and then the loss depends on how a step is cut. Counts carry no gradient.
 ///
 /// Behind the update router_bias_update_rate moves the correction biases by the counts of the whole
 /// step, where the family has them; they are no parameters of the optimizer.

@@ -101,7 +101,8 @@ StepPass in_stages(models::CausalLM& model, peft::LoraAdapter& adapter, std::uin
   const auto around = [&adapter, seed, step](
                           const NumberedBatch& item,
                           const std::function<at::Tensor(const models::Batch&)>& forward) {
-    const DropoutScope dropout(adapter, {seed, step, item.first_token});
+    const DropoutScope dropout(adapter,
+                               {.seed = seed, .step = step, .first_token = item.first_token});
     return StageOutput{forward(item.batch), {}};
   };
   return [&model, &mesh, vocabulary, around](std::span<const NumberedBatch> batches,
@@ -145,7 +146,7 @@ BatchLoss adapted_loss(const models::CausalLM& model, peft::LoraAdapter& adapter
                        std::uint64_t seed, std::int64_t step, const VocabularyPart& vocabulary) {
   return [&model, &adapter, seed, step, vocabulary](const LabelledBatch& batch,
                                                     std::int64_t first_token) {
-    const DropoutScope dropout(adapter, {seed, step, first_token});
+    const DropoutScope dropout(adapter, {.seed = seed, .step = step, .first_token = first_token});
     return summed_cross_entropy(model, model.hidden_states(batch), batch.targets_T, vocabulary);
   };
 }
