@@ -41,7 +41,14 @@ class Products {
   at::Tensor sums(const at::Tensor& a_MF, const at::Tensor& b_MG, bool shared) const {
     const auto a_FM = operand(a_MF).contiguous().t(), b = operand(b_MG);
     if (shared) return a_FM.mm(b);
-    if (together_) return at::_grouped_mm(a_FM, b.contiguous(), ends_E_);
+    if (together_) {
+      auto sums_EFG = at::_grouped_mm(a_FM, b.contiguous(), ends_E_);
+      // Not every GPU writes the sums of no rows (pytorch issue 172439).
+      for (std::size_t e = 0; e + 1 < offsets_.size(); ++e)
+        if (offsets_[e] == offsets_[e + 1])
+          sums_EFG.select(0, static_cast<std::int64_t>(e)).zero_();
+      return sums_EFG;
+    }
     const auto num_experts = static_cast<std::int64_t>(offsets_.size()) - 1;
     auto sums_EFG = at::zeros({num_experts, a_FM.size(0), b.size(1)}, b.options());
     each_expert([&](std::int64_t e, std::int64_t begin, std::int64_t length) {

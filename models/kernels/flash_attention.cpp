@@ -1,6 +1,7 @@
 // T tokens, N query heads, K key/value heads, H width of a query's or key's head, V of a value's.
 #include "models/kernels/flash_attention.hpp"
 
+#include <ATen/Context.h>
 #include <ATen/ops/_flash_attention_backward.h>
 #include <ATen/ops/_flash_attention_forward.h>
 #include <ATen/ops/constant_pad_nd.h>
@@ -44,6 +45,28 @@ at::Tensor narrowed(const at::Tensor& x_TKH, std::int64_t width) {
   return width < x_TKH.size(2) ? x_TKH.narrow(2, 0, width).contiguous() : x_TKH;
 }
 
+/// libtorch's deterministic kernels while one lives, as far as a call has them.
+class Deterministic {
+ public:
+  Deterministic() {
+    auto& context = at::globalContext();
+    context.setDeterministicAlgorithms(true, /*warn_only=*/false);
+    context.setDeterministicFillUninitializedMemory(false);
+  }
+  ~Deterministic() {
+    auto& context = at::globalContext();
+    context.setDeterministicAlgorithms(algorithms_, warn_only_);
+    context.setDeterministicFillUninitializedMemory(fills_);
+  }
+  Deterministic(const Deterministic&) = delete;
+  Deterministic& operator=(const Deterministic&) = delete;
+
+ private:
+  const bool algorithms_ = at::globalContext().deterministicAlgorithms();
+  const bool warn_only_ = at::globalContext().deterministicAlgorithmsWarnOnly();
+  const bool fills_ = at::globalContext().deterministicFillUninitializedMemory();
+};
+
 }  // namespace
 
 bool takes_flash_attention(const at::Tensor& q_TNH, const at::Tensor& k_TKH,
@@ -72,6 +95,7 @@ AttentionGradients flash_attention_backward(const at::Tensor& dout_TNV, const at
   const auto width = q_TNH.size(2);
   // Of dropout, which there is none of.
   const auto no_state = at::empty({2}, q_TNH.options().dtype(at::kUInt64));
+  const Deterministic deterministic;
   const auto [dq, dk, dv] = at::_flash_attention_backward(
       widened(dout_TNV, width), q_TNH, k_TKH, widened(v_TKV, width),
       widened(forward.out_TNV, width), forward.log_sum_TN, offsets, offsets, longest, longest,

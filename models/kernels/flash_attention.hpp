@@ -11,7 +11,7 @@ bool takes_flash_attention(const at::Tensor& q_TNH, const at::Tensor& k_TKH,
 /// log_sum_TN is laid out as its backward wants it.
 BlockAttention flash_attention(const at::Tensor& q_TNH, const at::Tensor& k_TKH,
                                const at::Tensor& v_TKV, const Documents& documents, double scale);
-/// Adds in no fixed order: bits differ from run to run.
+/// In libtorch's deterministic way, whose order of sums is fixed.
 AttentionGradients flash_attention_backward(const at::Tensor& dout_TNV, const at::Tensor& q_TNH,
                                             const at::Tensor& k_TKH, const at::Tensor& v_TKV,
                                             const BlockAttention& forward,

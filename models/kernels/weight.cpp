@@ -50,7 +50,8 @@ bool Weight::keeps_operand() const {
 }
 
 at::Tensor Weight::forward(const at::Tensor& x_TI, const std::optional<at::Tensor>& bias_O) const {
-  if (x_TI.size(0) <= matvec_max_tokens(x_TI, stored_)) return matvec(x_TI, stored_, bias_O);
+  if (x_TI.is_cpu() && x_TI.size(0) <= matvec_max_tokens(x_TI, stored_))
+    return matvec(x_TI, stored_, bias_O);
   return at::linear(x_TI, operand(), bias_O);
 }
 

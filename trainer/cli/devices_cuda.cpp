@@ -1,3 +1,4 @@
+#include <ATen/Context.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <cuda_runtime_api.h>
 
@@ -5,8 +6,10 @@
 
 namespace tailor::trainer::cli {
 
+constexpr int kAmpere = 8;  // compute capability
+
 Accelerators accelerators() {
-  Accelerators out{.built_with_cuda = true, .runtime = "", .devices = {}};
+  Accelerators out{.built_with_cuda = true, .runtime = "", .devices = {}, .usable = {}};
   int version = 0;
   if (cudaRuntimeGetVersion(&version) == cudaSuccess)
     out.runtime =
@@ -18,10 +21,16 @@ Accelerators accelerators() {
     if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) continue;
     out.devices.push_back(std::string(properties.name) + ", " +
                           std::to_string(properties.totalGlobalMem >> 30) + " GiB");
+    if (properties.major >= kAmpere) out.usable.push_back(i);
   }
   return out;
 }
 
-void use_gpu(int index) { c10::cuda::set_device(static_cast<c10::DeviceIndex>(index)); }
+void use_gpu(int index) {
+  c10::cuda::set_device(static_cast<c10::DeviceIndex>(index));
+  // Sums of products that are cut into parts stay float32 until the end.
+  at::globalContext().setAllowBF16ReductionCuBLAS(
+      at::CuBLASReductionOption::DisallowReducedPrecisionAllowSplitK);
+}
 
 }  // namespace tailor::trainer::cli

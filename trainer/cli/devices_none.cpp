@@ -4,7 +4,9 @@
 
 namespace tailor::trainer::cli {
 
-Accelerators accelerators() { return {.built_with_cuda = false, .runtime = "", .devices = {}}; }
+Accelerators accelerators() {
+  return {.built_with_cuda = false, .runtime = "", .devices = {}, .usable = {}};
+}
 
 void use_gpu(int /*index*/) { TORCH_INTERNAL_ASSERT(false, "built without CUDA"); }
 

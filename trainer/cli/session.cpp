@@ -30,9 +30,10 @@ std::int64_t usable_cores() {
 std::string why_no_gpu(const Accelerators& found, const distributed::NodeRank& seat) {
   if (!found.built_with_cuda) return "this program is built without CUDA (cmake -DTAILOR_CUDA=ON)";
   if (found.devices.empty()) return "none answers on this machine";
-  if (static_cast<int>(found.devices.size()) >= seat.size) return "";
-  return "this machine has " + std::to_string(found.devices.size()) + " for its " +
-         std::to_string(seat.size) + " ranks";
+  if (static_cast<int>(found.usable.size()) >= seat.size) return "";
+  return "this machine has " + std::to_string(found.usable.size()) +
+         " of compute capability 8.0 or later for its " + std::to_string(seat.size) +
+         (seat.size == 1 ? " rank" : " ranks");
 }
 
 }  // namespace
@@ -51,8 +52,9 @@ at::Device choose_device(const std::string& word, const distributed::NodeRank& s
   const auto found = accelerators();
   const auto problem = why_no_gpu(found, seat);
   if (problem.empty()) {
-    use_gpu(seat.rank);
-    return {at::kCUDA, static_cast<at::DeviceIndex>(seat.rank)};
+    const auto index = found.usable[static_cast<std::size_t>(seat.rank)];
+    use_gpu(index);
+    return {at::kCUDA, static_cast<at::DeviceIndex>(index)};
   }
   if (word == "auto") return at::kCPU;
   throw configs::ConfigError("model.device: expected a GPU for cuda, but " + problem +
