@@ -8,6 +8,7 @@
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 
 #include "distributed/group.hpp"
@@ -128,9 +129,18 @@ TEST_CASE("groups without gradient have no backward, and the update is the same"
   SECTION("all of them") {
     for (auto& rollout : rollouts) rollout.advantage = 0.0;
   }
+  bench.config.share_prompts = false;  // the row alone tells the prompt
+  std::int64_t backwards = 0;
+  bench.adapter->layers().front()->B().register_hook([&](const at::Tensor& gradient) {
+    ++backwards;
+    return gradient;
+  });
   const auto found = bench.update(rollouts, micro_batch_tokens);
-  // A trace of an entropy bonus makes every group learn.
-  bench.config.entropy_coef = 1e-12;
+  const bool learns = std::ranges::any_of(
+      rollouts, [](const Rollout& rollout) { return rollout.counts && rollout.advantage != 0.0; });
+  CHECK(backwards == (!learns ? 0 : micro_batch_tokens == 1 ? 3 : 1));  // those of group 0
+  CHECK((found.gradients.abs().max().item<double>() > 0.0) == learns);
+  for (auto& rollout : rollouts) rollout.group = 0;  // one group, which learns
   const auto plain = bench.update(rollouts, micro_batch_tokens);
   CHECK(distance(found.gradients, plain.gradients) < 1e-6);  // another cut
   CHECK(found.report.loss == Approx(plain.report.loss).margin(1e-6));

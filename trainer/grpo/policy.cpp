@@ -13,9 +13,10 @@ namespace tailor::trainer {
 
 std::vector<CompletionBatch> completion_batches(const Policy& policy, std::span<Rollout> rollouts,
                                                 const StepSettings& settings) {
-  auto out =
-      cut_completions(rollouts, policy.rows, settings.micro_batch_tokens, settings.row_multiple,
-                      policy.config.share_prompts ? Prompts::Shared : Prompts::Repeated);
+  // FlashAttention, which GPUs are fast with, has no shared prefixes.
+  const bool shares = policy.config.share_prompts && policy.model.device().is_cpu();
+  auto out = cut_completions(rollouts, policy.rows, settings.micro_batch_tokens,
+                             settings.row_multiple, shares ? Prompts::Shared : Prompts::Repeated);
   auto* const lockstep = lockstep_group(policy.mesh);
   if (lockstep == nullptr) return out;
   const auto number = most_of_ranks(static_cast<std::int64_t>(out.size()), *lockstep);

@@ -79,6 +79,8 @@ std::vector<Part> parts_of(std::span<Rollout> rollouts, const Policy& policy) {
     bool learns = false;
     for (; end < rollouts.size() && rollouts[end].group == rollouts[begin].group; ++end)
       learns |= !is_silent(rollouts[end], policy.config);
+    // Each rank of tp judges by its own numbers what is rejected.
+    if (policy.mesh.sizes.tp > 1) learns = any_rank(learns, *policy.mesh.tp);
     if (out.empty() || out.back().learns != learns)
       out.push_back({rollouts.subspan(begin, 0), learns});
     auto& part = out.back().rollouts;
