@@ -137,6 +137,7 @@ def a_prompt_has_several_completions(tool):
     out = tool.run("--prompt", "one", *sampled[2:], "--num-return-sequences", 2).stdout
     expect("--- 1 of 2: one\n" in out and "--- 2 of 2: one\n" in out, out)
     tool.refused("--prompt", "one", "--num-return-sequences", 2, words=["--num-return-sequences", "--temperature"])
+    tool.refused("--interactive", "--num-return-sequences", 2, words=["--interactive: takes"])
 
 
 WRONG_VALUES = {
@@ -181,6 +182,7 @@ TESTS = [
     several_prompts_are_told_apart,
     a_stop_string_ends_the_text_before_it,
     sampling_repeats_by_seed_and_does_not_depend_on_the_batch,
+    a_prompt_has_several_completions,
     wrong_values_are_refused_by_name,
     wrong_rows_are_named_by_file_and_line,
 ]

@@ -96,6 +96,9 @@ def what_cannot_go_on_is_stopped_by_name(make):
     expect("grpo.num_generations: expected a divisor" in error and ".yaml:5:" in error, error)
     _, error = run.train("grpo.max_completion_length=100000", code=2)
     expect("grpo.max_completion_length: a prompt of" in error and "positions" in error, error)
+    for command in ("train", "plan"):
+        _, error = run.train("rewards=[{name: exact_answer, column: anser}]", code=2, command=command)
+        expect('rewards[0]: no row of data.train has the column "anser"; beside its prompt the first has' in error, error)
 
 
 def options_change_what_they_say(make):

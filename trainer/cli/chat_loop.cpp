@@ -22,8 +22,8 @@ std::string reply(const models::CausalLM& model,
                   const Prompt& prompt, const ChatLoopOptions& options) {
   const InterruptGuard guard;
   models::text::CompletionText text(tokenizer, options.stop);
-  const auto completion = complete(model, {prompt}, 1, options.max_new_tokens, options.engine,
-                                   [&](std::size_t, const models::Sampled& token) {
+  const auto completion = complete(model, {prompt}, /*num_completions=*/1, options.max_new_tokens,
+                                   options.engine, [&](std::size_t, const models::Sampled& token) {
                                      show(text.push(token.id));
                                      return !text.stopped() && !interrupted();
                                    });

@@ -8,9 +8,9 @@
 
 namespace tailor::trainer::cli {
 
-/// models::generate() of prompts, `num_completions` of each, numbered as they stand. Throws
-/// ConfigError for a prompt that the model cannot take, NumericError where the model answers no
-/// finite numbers.
+/// models::generate() of prompts, `num_completions` of each: completion j of prompt i has the
+/// number i num_completions + j, which is its random stream too. Throws ConfigError for a prompt
+/// that the model cannot take, NumericError where the model answers no finite numbers.
 std::vector<models::Completion> complete(const models::CausalLM& model,
                                          const std::vector<Prompt>& prompts,
                                          std::int64_t num_completions, std::int64_t max_new_tokens,

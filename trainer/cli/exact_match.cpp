@@ -161,7 +161,7 @@ std::vector<Answered> answer_questions(
   for (const auto& question : questions) prompts.push_back(question.prompt);
   std::vector<Answered> answered(questions.size());
   std::size_t done = 0;
-  complete(model, prompts, 1, max_new_tokens, options, {},
+  complete(model, prompts, /*num_completions=*/1, max_new_tokens, options, {},
            [&](std::size_t i, const models::Completion& completion) {
              answered[i].completion =
                  tokenizer->decode(completion.ids, /*skip_special_tokens=*/true);

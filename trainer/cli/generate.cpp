@@ -60,9 +60,6 @@ void check(const GenerateOptions& options) {
   require_option(options.num_return_sequences >= 1 && options.num_return_sequences <= 4096,
                  "--num-return-sequences", "1 to 4096",
                  static_cast<double>(options.num_return_sequences));
-  if (options.num_return_sequences > 1 && s.temperature == 0)
-    throw configs::ConfigError(
-        "--num-return-sequences: needs --temperature above 0; greedy completions are all alike");
   for (const auto& stop : options.stop)
     require_option(!stop.empty(), "--stop", "a string that is not empty", stop);
   if (options.prompt && !options.prompts.empty())
@@ -73,6 +70,9 @@ void check(const GenerateOptions& options) {
                               options.num_return_sequences > 1))
     throw configs::ConfigError(
         "--interactive: takes neither --prompt, --prompts, --num-return-sequences nor --json");
+  if (options.num_return_sequences > 1 && s.temperature == 0)
+    throw configs::ConfigError(
+        "--num-return-sequences: needs --temperature above 0; greedy completions are all alike");
 }
 
 models::GenerationOptions engine_options(const GenerateOptions& options, const PromptMaker& maker) {

@@ -27,6 +27,27 @@ std::string checksum_of(const std::vector<PromptRow>& rows) {
 
 std::int64_t size_of(const PromptRow& row) { return static_cast<std::int64_t>(row.ids.size()); }
 
+std::vector<std::string> columns_of(const PromptRow& row) {
+  const auto columns = Json::parse(row.columns_json);
+  std::vector<std::string> out;
+  for (const auto& [name, value] : columns.items()) out.push_back(name);
+  return out;
+}
+
+/// Refuses a reward that compares with a column which no row has: it would score nothing.
+void check_column(const RewardConfig& reward, const std::vector<PromptRow>& rows) {
+  if (reward.kind != RewardKind::NumericAnswer && reward.kind != RewardKind::ExactAnswer) return;
+  const auto has_column = [&](const PromptRow& row) {
+    return std::ranges::count(columns_of(row), reward.column) > 0;
+  };
+  if (std::ranges::any_of(rows, has_column)) return;
+  std::string found;
+  for (const auto& name : columns_of(rows.front()))
+    found += (found.empty() ? "" : ", ") + ('"' + name + '"');
+  throw ConfigError(reward.place + ": no row of data.train has the column \"" + reward.column +
+                    "\"; beside its prompt the first has " + (found.empty() ? "none" : found));
+}
+
 class GrpoJobTask final : public JobTask {
  public:
   GrpoJobTask(const RunConfig& config, const models::Pretrained& pretrained,
@@ -47,6 +68,7 @@ class GrpoJobTask final : public JobTask {
     total_steps_ =
         grpo_total_steps(config, static_cast<std::int64_t>(task_.train.size()), data_ranks);
     for (auto reward : config.rewards) {
+      check_column(reward, task_.train);
       if (needs_max_length(reward)) reward.max_length = config.grpo.max_completion_length;
       if (scores) task_.rewards.push_back(make_reward(reward));
       task_.reward_configs.push_back(std::move(reward));

@@ -10,8 +10,10 @@ namespace tailor::trainer {
 
 DataFormat guess_format(const std::filesystem::path& file, const std::string& hint) {
   LineReader reader(file);
+  bool has_rows = false;
   for (std::string line; reader.next(line);) {
     if (line.find_first_not_of(" \t") == std::string::npos) continue;
+    has_rows = true;
     const auto row = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (!row.is_object()) break;
     if (row.contains("messages")) return DataFormat::Messages;
@@ -20,6 +22,7 @@ DataFormat guess_format(const std::filesystem::path& file, const std::string& hi
     if (row.contains("text")) return DataFormat::Text;
     break;
   }
+  if (!has_rows) throw configs::ConfigError(file.string() + ": the file has no rows");
   throw configs::ConfigError(file.string() +
                              ": the first row is of no known format (messages, prompt_completion, "
                              "text, tokens)" +
