@@ -4,7 +4,6 @@
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/logsumexp.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 
@@ -99,8 +98,11 @@ BlockAttention block_attention(const at::Tensor& q_TNH, const at::Tensor& k_TKH,
     const auto& rows = block.queries;
     auto p_KGRC =
         scores(by_group(q_TNH, rows, groups, exact), seen(k_TKH, block, exact), block, scale);
-    const auto log_sum_KGR = p_KGRC.logsumexp(-1);
-    p_KGRC.sub_(log_sum_KGR.unsqueeze(-1)).exp_();
+    const auto top_KGR1 = p_KGRC.amax(-1, /*keepdim=*/true);
+    p_KGRC.sub_(top_KGR1).exp_();
+    const auto sum_KGR1 = p_KGRC.sum(-1, /*keepdim=*/true);
+    const auto log_sum_KGR = (sum_KGR1.log() + top_KGR1).squeeze(-1);
+    p_KGRC.div_(sum_KGR1);
     const auto out_KSV = at::bmm(p_KGRC.flatten(1, 2), seen(v_TKV, block, exact));
     rows_of(out.out_TNV, rows).copy_(by_row(out_KSV, rows.length));
     rows_of(out.log_sum_TN, rows).copy_(log_sum_KGR.permute({2, 0, 1}).flatten(1));
