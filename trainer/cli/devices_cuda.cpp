@@ -29,8 +29,7 @@ Accelerators accelerators() {
 void use_gpu(int index) {
   c10::cuda::set_device(static_cast<c10::DeviceIndex>(index));
   // Sums of products that are cut into parts stay float32 until the end.
-  at::globalContext().setAllowBF16ReductionCuBLAS(
-      at::CuBLASReductionOption::DisallowReducedPrecisionAllowSplitK);
+  at::globalContext().setAllowBF16ReductionCuBLAS(/*allow_reduced_precision=*/false);
 }
 
 }  // namespace tailor::trainer::cli
