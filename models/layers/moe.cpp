@@ -9,7 +9,7 @@
 #include <optional>
 #include <utility>
 
-#include "models/layers/expert_capacity.hpp"
+#include "models/layers/drop_tokens.hpp"
 
 namespace tailor::models {
 namespace {

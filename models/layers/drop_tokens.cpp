@@ -1,4 +1,4 @@
-#include "models/layers/expert_capacity.hpp"
+#include "models/layers/drop_tokens.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -3,7 +3,7 @@
 
 #include <catch2/catch.hpp>
 
-#include "models/layers/expert_capacity.hpp"
+#include "models/layers/drop_tokens.hpp"
 
 using namespace tailor::models;
 using Drop = ExpertCapacity::Drop;
