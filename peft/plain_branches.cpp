@@ -7,10 +7,13 @@
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 
+#include "models/kernels/each_expert.hpp"
 #include "models/kernels/plain.hpp"
 
 namespace tailor::peft::plain {
 namespace {
+
+using models::kernels::each_expert;
 
 /// Products of rows with the factors of their experts.
 class Products {
@@ -18,9 +21,9 @@ class Products {
   /// `wide` are rows of features that belong to a factor of rank `rank`.
   Products(std::span<const std::int64_t> offsets, const at::Tensor& wide_MF, std::int64_t rank)
       : offsets_(offsets) {
-    constexpr std::int64_t kMultiple = 8;  // 16 bytes, what at::_grouped_mm asks of rows
+    using models::kernels::plain::kGroupedMultiple;
     together_ = wide_MF.scalar_type() == at::kBFloat16 && wide_MF.size(0) > 0 &&
-                wide_MF.size(1) % kMultiple == 0 && rank % kMultiple == 0;
+                wide_MF.size(1) % kGroupedMultiple == 0 && rank % kGroupedMultiple == 0;
     if (together_) ends_E_ = models::kernels::plain::row_ends(offsets, wide_MF.device());
   }
 
@@ -30,9 +33,9 @@ class Products {
     if (w.dim() == 2) return x.mm(factor);
     if (together_) return at::_grouped_mm(x.contiguous(), factor, ends_E_);
     auto y_MG = at::empty({x.size(0), w.size(2)}, x.options());
-    each_expert([&](std::int64_t e, std::int64_t begin, std::int64_t length) {
+    each_expert(offsets_, [&](std::size_t e, std::int64_t begin, std::int64_t length) {
       auto part = y_MG.narrow(0, begin, length);
-      at::mm_out(part, x.narrow(0, begin, length), factor.select(0, e));
+      at::mm_out(part, x.narrow(0, begin, length), factor.select(0, static_cast<std::int64_t>(e)));
     });
     return y_MG;
   }
@@ -51,8 +54,8 @@ class Products {
     }
     const auto num_experts = static_cast<std::int64_t>(offsets_.size()) - 1;
     auto sums_EFG = at::zeros({num_experts, a_FM.size(0), b.size(1)}, b.options());
-    each_expert([&](std::int64_t e, std::int64_t begin, std::int64_t length) {
-      auto sum = sums_EFG.select(0, e);
+    each_expert(offsets_, [&](std::size_t e, std::int64_t begin, std::int64_t length) {
+      auto sum = sums_EFG.select(0, static_cast<std::int64_t>(e));
       at::mm_out(sum, a_FM.narrow(1, begin, length), b.narrow(0, begin, length));
     });
     return sums_EFG;
@@ -61,14 +64,6 @@ class Products {
  private:
   at::Tensor operand(const at::Tensor& x) const {
     return x.to(together_ ? at::kBFloat16 : at::kFloat);
-  }
-
-  template <class Product>
-  void each_expert(const Product& product) const {
-    for (std::size_t e = 0; e + 1 < offsets_.size(); ++e) {
-      const auto begin = offsets_[e], length = offsets_[e + 1] - begin;
-      if (length > 0) product(static_cast<std::int64_t>(e), begin, length);
-    }
   }
 
   std::span<const std::int64_t> offsets_;

@@ -8,10 +8,8 @@
 /// factors, and a gradient is rounded to it once a call. Else products are float32, one an expert.
 namespace tailor::peft::plain {
 
-void add_branches_(const at::Tensor& x_MI, std::span<const std::int64_t> offsets,
-                   std::span<const Branch> branches, at::Tensor& h_MS, std::span<at::Tensor> y);
-void lower_branches_(std::span<const std::int64_t> offsets, std::span<const Branch> branches,
-                     std::span<const at::Tensor> dy, at::Tensor& dh_MS, at::Tensor& dx_MI);
-void add_sums_(std::span<const std::int64_t> offsets, std::span<const FactorSum> sums);
+decltype(peft::add_branches_) add_branches_;
+decltype(peft::lower_branches_) lower_branches_;
+decltype(peft::add_sums_) add_sums_;
 
 }  // namespace tailor::peft::plain

@@ -27,7 +27,8 @@ void check_documents(const char* op, const Documents& documents, std::int64_t nu
 /// float32.
 struct BlockAttention {
   at::Tensor out_TNV;     // q's dtype
-  at::Tensor log_sum_TN;  // log of the softmax's denominator, float32, for backward
+  at::Tensor log_sum_TN;  // log of the softmax's denominator, float32, for backward; laid out by
+                          // whichever kernel made it
 };
 BlockAttention block_attention(const at::Tensor& q_TNH, const at::Tensor& k_TKH,
                                const at::Tensor& v_TKV, const Documents& documents, double scale);

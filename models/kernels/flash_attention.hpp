@@ -8,13 +8,10 @@ namespace tailor::models::kernels {
 /// bfloat16, heads of up to 256 in multiples of 8, values no wider than keys, no shared prefixes.
 bool takes_flash_attention(const at::Tensor& q_TNH, const at::Tensor& k_TKH,
                            const at::Tensor& v_TKV, const Documents& documents);
-/// log_sum_TN is laid out as its backward wants it.
-BlockAttention flash_attention(const at::Tensor& q_TNH, const at::Tensor& k_TKH,
-                               const at::Tensor& v_TKV, const Documents& documents, double scale);
+/// Where it does, this is block_attention(); log_sum_TN is then (N, T), for the backward here
+/// alone.
+decltype(block_attention) flash_attention;
 /// In libtorch's deterministic way, whose order of sums is fixed.
-AttentionGradients flash_attention_backward(const at::Tensor& dout_TNV, const at::Tensor& q_TNH,
-                                            const at::Tensor& k_TKH, const at::Tensor& v_TKV,
-                                            const BlockAttention& forward,
-                                            const Documents& documents, double scale);
+decltype(block_attention_backward) flash_attention_backward;
 
 }  // namespace tailor::models::kernels

@@ -10,6 +10,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "models/kernels/each_expert.hpp"
 #include "models/kernels/matvec.hpp"
 #include "models/kernels/plain.hpp"
 #include "models/kernels/small_gemm.hpp"
@@ -32,14 +33,6 @@ void check(const at::Tensor& rows_MF, std::span<const std::int64_t> row_offsets,
                         row_offsets.back() == rows_MF.size(0),
                     "grouped product: offsets of ", weights.size(),
                     " experts must run from 0 to M = ", rows_MF.size(0));
-}
-
-template <class Product>
-void each_expert(std::span<const std::int64_t> row_offsets, const Product& product) {
-  for (std::size_t e = 0; e + 1 < row_offsets.size(); ++e) {
-    const auto begin = row_offsets[e], length = row_offsets[e + 1] - begin;
-    if (length > 0) product(e, begin, length);
-  }
 }
 
 /// Rows of one expert, for one thread.

@@ -20,7 +20,7 @@ at::Tensor grouped_forward(const at::Tensor& x_MI, std::span<const std::int64_t>
 void grouped_backward_(at::Tensor& dx_MI, const at::Tensor& dy_MO,
                        std::span<const std::int64_t> row_offsets, std::span<const Weight> weights);
 
-/// The same from one plain product an expert; for tests.
+/// The same from one plain product an expert, on any device.
 at::Tensor grouped_forward_reference(const at::Tensor& x_MI,
                                      std::span<const std::int64_t> row_offsets,
                                      std::span<const Weight> weights);

@@ -310,7 +310,6 @@ void check(const at::Tensor& x_TI, const at::Tensor& weight_OI,
 }  // namespace
 
 std::int64_t matvec_max_tokens(const at::Tensor& x_TI, const at::Tensor& weight_OI) {
-  if (!x_TI.is_cpu()) return 0;
   const auto isa = available_isas().back();
   if (fits_tiles(x_TI, weight_OI, isa)) return kMatvecMaxTileTokens;
   return isa == Isa::Avx2 ? kMatvecMaxAvx2Tokens : kMatvecMaxTokens;

@@ -11,7 +11,7 @@ namespace tailor::models::kernels {
 
 /// Up to so many tokens reading W, once and in its own layout, wins over a general matrix product:
 /// bfloat16 by bfloat16 with AMX up to kMatvecMaxTileTokens; with AVX2, where MKL's products are
-/// slow for so few rows, up to kMatvecMaxAvx2Tokens. 0 outside host memory.
+/// slow for so few rows, up to kMatvecMaxAvx2Tokens. In host memory.
 constexpr std::int64_t kMatvecMaxTokens = 8, kMatvecMaxAvx2Tokens = 64, kMatvecMaxTileTokens = 64;
 std::int64_t matvec_max_tokens(const at::Tensor& x_TI, const at::Tensor& weight_OI);
 

@@ -1,8 +1,6 @@
 // Builds without CUDA: nothing but plain tensor operations, which any device of libtorch has.
 #include "models/kernels/on_device.hpp"
 #include "models/kernels/plain.hpp"
-#include "models/kernels/rotary.hpp"
-#include "models/kernels/swiglu.hpp"
 
 namespace tailor::models::kernels::on_device {
 

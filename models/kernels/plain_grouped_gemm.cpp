@@ -6,20 +6,18 @@
 
 #include <vector>
 
+#include "models/kernels/each_expert.hpp"
 #include "models/kernels/plain.hpp"
 
 namespace tailor::models::kernels::plain {
 namespace {
-
-/// What at::_grouped_mm asks of rows: 16 bytes.
-constexpr std::int64_t kRowMultiple = 8;
 
 /// The matrices as one tensor (E, O, I) over their memory; undefined where they do not lie one
 /// behind the other or at::_grouped_mm does not take them.
 at::Tensor as_one(std::span<const Weight> weights) {
   const auto& first = weights.front().stored();
   if (first.scalar_type() != at::kBFloat16 || !weights.front().keeps_operand() ||
-      first.size(0) % kRowMultiple != 0 || first.size(1) % kRowMultiple != 0)
+      first.size(0) % kGroupedMultiple != 0 || first.size(1) % kGroupedMultiple != 0)
     return {};
   for (std::size_t e = 0; e < weights.size(); ++e) {
     const auto& stored = weights[e].stored();
@@ -31,14 +29,6 @@ at::Tensor as_one(std::span<const Weight> weights) {
   }
   return first.as_strided({static_cast<std::int64_t>(weights.size()), first.size(0), first.size(1)},
                           {first.numel(), first.size(1), 1}, first.storage_offset());
-}
-
-template <class Product>
-void each_expert(std::span<const std::int64_t> row_offsets, const Product& product) {
-  for (std::size_t e = 0; e + 1 < row_offsets.size(); ++e) {
-    const auto begin = row_offsets[e], length = row_offsets[e + 1] - begin;
-    if (length > 0) product(e, begin, length);
-  }
 }
 
 }  // namespace
@@ -53,11 +43,7 @@ at::Tensor grouped_forward(const at::Tensor& x_MI, std::span<const std::int64_t>
   const auto x = x_MI.contiguous();
   if (const auto w_EOI = as_one(weights); w_EOI.defined() && x.size(0) > 0)
     return at::_grouped_mm(x, w_EOI.transpose(1, 2), row_ends(row_offsets, x.device()));
-  auto y_MO = at::empty({x.size(0), weights.front().out_features()}, x.options());
-  each_expert(row_offsets, [&](std::size_t e, std::int64_t begin, std::int64_t length) {
-    y_MO.narrow(0, begin, length).copy_(weights[e].forward(x.narrow(0, begin, length)));
-  });
-  return y_MO;
+  return grouped_forward_reference(x, row_offsets, weights);
 }
 
 void grouped_backward_(at::Tensor& dx_MI, const at::Tensor& dy_MO,

@@ -76,11 +76,8 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 #include <ATen/Parallel.h>
-#include <ATen/TensorOperators.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/zeros.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
@@ -228,22 +225,6 @@ std::pair<at::Tensor, at::Tensor> sum_copies_backward(const at::Tensor& dy_TD,
     });
   });
   return {drows_MD, dweights_TK};
-}
-
-at::Tensor copy_tokens_reference(const at::Tensor& x_TD, const at::Tensor& row_of_TK,
-                                 std::int64_t num_rows) {
-  const auto nowhere = row_of_TK.numel() - num_rows;  // their -1 are the smallest
-  const auto slot_of_M = row_of_TK.flatten().argsort().narrow(0, nowhere, num_rows);
-  return x_TD.index_select(0, slot_of_M.floor_divide(row_of_TK.size(1)));
-}
-
-at::Tensor sum_copies_reference(const at::Tensor& rows_MD, const at::Tensor& row_of_TK,
-                                const at::Tensor& weights_TK) {
-  const auto size = rows_MD.size(1);
-  const auto with_none_RD = at::cat({at::zeros({1, size}, rows_MD.options()), rows_MD});
-  const auto copies_TKD = with_none_RD.index_select(0, row_of_TK.flatten() + 1)
-                              .unflatten(0, {row_of_TK.size(0), row_of_TK.size(1)});
-  return (copies_TKD * weights_TK.unsqueeze(-1)).sum(1);
 }
 
 }  // namespace tailor::models::kernels

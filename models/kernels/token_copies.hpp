@@ -10,7 +10,7 @@ namespace tailor::models::kernels {
 /// Rows of tokens copied to several places and added up again. float32 or bfloat16; sums are
 /// float32 in the order of slots, and every number is written by one thread: equal bits from run to
 /// run. row_of_TK (int64) is the row that holds slot k of token t, -1 where none does; each of the
-/// M rows belongs to one slot.
+/// M rows belongs to one slot. In plain operations: plain.hpp.
 
 /// copies[row_of[t, k]] = x[t]: (T, D) -> (M, D).
 at::Tensor copy_tokens(const at::Tensor& x_TD, const at::Tensor& row_of_TK, std::int64_t num_rows);
@@ -24,11 +24,5 @@ std::pair<at::Tensor, at::Tensor> sum_copies_backward(const at::Tensor& dy_TD,
                                                       const at::Tensor& rows_MD,
                                                       const at::Tensor& row_of_TK,
                                                       const at::Tensor& weights_TK);
-
-/// The same in plain operations, in any floating dtype and differentiable.
-at::Tensor copy_tokens_reference(const at::Tensor& x_TD, const at::Tensor& row_of_TK,
-                                 std::int64_t num_rows);
-at::Tensor sum_copies_reference(const at::Tensor& rows_MD, const at::Tensor& row_of_TK,
-                                const at::Tensor& weights_TK);
 
 }  // namespace tailor::models::kernels

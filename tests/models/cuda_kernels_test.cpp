@@ -9,6 +9,7 @@
 #include <optional>
 #include <vector>
 
+#include "cached_tokens.hpp"
 #include "models/kernels/block_attention.hpp"
 #include "models/kernels/cached_attention.hpp"
 #include "models/kernels/grouped_gemm.hpp"
@@ -148,13 +149,9 @@ TEST_CASE("attention over a cache on a GPU equals the host's", "[models]") {
   if (!tailor::tests::has_gpu()) return;
   at::manual_seed(0);
   const auto dtype = GENERATE(at::kFloat, at::kBFloat16);
-  const CacheBlocks host{at::randn({9, 2, 4, 8}, dtype), at::randn({9, 2, 4, 8}, dtype)};
+  const CachedTokens tokens(dtype);
+  const auto& [first, second, third, sequences, host, q, k, v] = tokens;
   const CacheBlocks gpu{on_gpu(host.keys_BKPH), on_gpu(host.values_BKPH)};
-  const std::vector<std::int64_t> first{3, 8}, second{1}, third{5, 0, 2};
-  const std::vector<CachedSequence> sequences{
-      {0, 1, 4, first}, {1, 3, 0, second}, {4, 1, 9, third}};
-  const auto q = at::randn({5, 4, 8}, dtype), k = at::randn({5, 2, 8}, dtype),
-             v = at::randn({5, 2, 8}, dtype);
   append_to_cache(k, v, host, sequences);
   append_to_cache(on_gpu(k), on_gpu(v), gpu, sequences);
   CHECK(at::equal(gpu.keys_BKPH.cpu(), host.keys_BKPH));

@@ -12,7 +12,7 @@
 
 #include <catch2/catch.hpp>
 
-#include "models/kernels/token_copies.hpp"
+#include "models/kernels/plain.hpp"
 #include "models/layers/expert_exchange.hpp"
 
 using namespace tailor::models;
@@ -153,11 +153,11 @@ TEST_CASE("the kernels equal plain operations", "[models]") {
   const auto weights = at::rand({70, 2});
   using namespace kernels;
   CHECK(kernels::copy_tokens(x, slots.row_of_TK, num_rows)
-            .equal(copy_tokens_reference(x, slots.row_of_TK, num_rows)));
+            .equal(plain::copy_tokens(x, slots.row_of_TK, num_rows)));
   CHECK(at::allclose(kernels::sum_copies(rows, slots.row_of_TK, weights),
-                     sum_copies_reference(rows, slots.row_of_TK, weights), 1e-5, 1e-6));
+                     plain::sum_copies(rows, slots.row_of_TK, weights), 1e-5, 1e-6));
   auto r = rows.to(at::kDouble).requires_grad_(), w = weights.to(at::kDouble).requires_grad_();
-  sum_copies_reference(r, slots.row_of_TK, w).backward(x.to(at::kDouble));
+  plain::sum_copies(r, slots.row_of_TK, w).backward(x.to(at::kDouble));
   const auto [drows, dweights] = sum_copies_backward(x, rows, slots.row_of_TK, weights);
   CHECK(at::allclose(drows.to(at::kDouble), r.grad(), 1e-5, 1e-6));
   CHECK(at::allclose(dweights.to(at::kDouble), w.grad(), 1e-4, 1e-5));

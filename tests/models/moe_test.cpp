@@ -68,6 +68,19 @@ at::Tensor plain(const Tensors& all, const at::Tensor& x, const at::Tensor& rout
   return y + gate * swiglu_mlp(all, "shared_expert.", x);
 }
 
+/// A block's answer to x and gradient from dy against plain(), to which x and router are exact.
+void check_against_plain(const at::Tensor& y, const at::Tensor& dy, const at::Tensor& x,
+                         MoeBlock& block, const Tensors& all, bool shared,
+                         const at::Tensor& kept_TK = {}) {
+  auto exact_x = x.detach().to(at::kDouble).requires_grad_();
+  auto router = all.at("gate.weight").detach().to(at::kDouble).requires_grad_();
+  const auto exact = plain(all, exact_x, router, shared, kept_TK);
+  exact.backward(dy.to(at::kDouble));
+  CHECK(at::allclose(y.detach().to(at::kDouble), exact.detach(), 1e-5, 1e-5));
+  CHECK(at::allclose(x.grad().to(at::kDouble), exact_x.grad(), 1e-5, 1e-5));
+  CHECK(at::allclose(block.gate().weight().grad().to(at::kDouble), router.grad(), 1e-5, 1e-5));
+}
+
 struct Run {
   Batch batch;
   LayerContext context{batch, {}};
@@ -88,14 +101,7 @@ TEST_CASE("a sparse block equals all its experts weighted, forward and backward"
   Run run;
   const auto y = block.forward(x, run.context);
   y.backward(dy);
-
-  auto exact_x = x.detach().to(at::kDouble).requires_grad_();
-  auto router = all.at("gate.weight").detach().to(at::kDouble).requires_grad_();
-  const auto exact = plain(all, exact_x, router, shared);
-  exact.backward(dy.to(at::kDouble));
-  CHECK(at::allclose(y.detach().to(at::kDouble), exact.detach(), 1e-5, 1e-5));
-  CHECK(at::allclose(x.grad().to(at::kDouble), exact_x.grad(), 1e-5, 1e-5));
-  CHECK(at::allclose(block.gate().weight().grad().to(at::kDouble), router.grad(), 1e-5, 1e-5));
+  check_against_plain(y, dy, x, block, all, shared);
 }
 
 TEST_CASE("a full expert drops tokens as if it had weighed 0", "[models]") {
@@ -117,14 +123,7 @@ TEST_CASE("a full expert drops tokens as if it had weighed 0", "[models]") {
   y.backward(dy);
   const auto& kept_TK = trace.layers.at(3).kept_TK;
   CHECK(kept_TK.lt(0).sum().item<std::int64_t>() >= 80 - 6 * (6 + 4));
-
-  auto exact_x = x.detach().to(at::kDouble).requires_grad_();
-  auto router = all.at("gate.weight").detach().to(at::kDouble).requires_grad_();
-  const auto exact = plain(all, exact_x, router, shared, kept_TK);
-  exact.backward(dy.to(at::kDouble));
-  CHECK(at::allclose(y.detach().to(at::kDouble), exact.detach(), 1e-5, 1e-5));
-  CHECK(at::allclose(x.grad().to(at::kDouble), exact_x.grad(), 1e-5, 1e-5));
-  CHECK(at::allclose(block.gate().weight().grad().to(at::kDouble), router.grad(), 1e-5, 1e-5));
+  check_against_plain(y, dy, x, block, all, shared, kept_TK);
 }
 
 TEST_CASE("a block of equal experts is one dense MLP", "[models]") {

@@ -13,12 +13,14 @@
 #include <limits>
 #include <vector>
 
+#include "cached_tokens.hpp"
 #include "models/kernels/cuda/element_maths.hpp"
 #include "models/kernels/grouped_gemm.hpp"
-#include "models/kernels/on_device.hpp"
+#include "models/kernels/rms_norm.hpp"
 #include "models/kernels/rotary.hpp"
 #include "models/kernels/swiglu.hpp"
 #include "models/kernels/token_copies.hpp"
+#include "models/kernels/token_loss.hpp"
 #include "models/layers/expert_exchange.hpp"
 
 using namespace tailor::models;
@@ -44,27 +46,26 @@ TEST_CASE("element-wise kernels have the same answers off the host's way", "[mod
   const auto x = at::randn({7, 40}, dtype), delta = at::randn({7, 40}, dtype),
              dy = at::randn({7, 40}, dtype), weight = at::rand({40}) + 0.5;
   const auto host = rms_norm(x, delta, weight, 1e-5);
-  const auto other = on_device::rms_norm(x, delta, weight, 1e-5);
+  const auto other = rms_norm_reference(x, delta, weight, 1e-5);
   CHECK(close(other.h_TD, host.h_TD));
   CHECK(close(other.y_TD, host.y_TD));
   CHECK(close(other.rstd_T, host.rstd_T));
-  CHECK(close(on_device::rms_norm_backward(dy, x, host.h_TD, weight, host.rstd_T),
+  CHECK(close(rms_norm_backward_reference(dy, x, host.h_TD, weight, host.rstd_T),
               rms_norm_backward(dy, x, host.h_TD, weight, host.rstd_T)));
 
-  CHECK(close(on_device::swiglu(x, delta), swiglu(x, delta)));
-  const auto expected = swiglu_backward(dy, x, delta),
-             found = on_device::swiglu_backward(dy, x, delta);
+  CHECK(close(swiglu_reference(x, delta), swiglu(x, delta)));
+  const auto expected = swiglu_backward(dy, x, delta), found = plain::swiglu_backward(dy, x, delta);
   CHECK(close(found.first, expected.first));
   CHECK(close(found.second, expected.second));
 
   const auto heads = x.view({7, 4, 10}), angles = at::randn({7, 5});
   for (const bool inverse : {false, true})
-    CHECK(close(on_device::rotate(heads, angles.cos(), angles.sin(), inverse),
+    CHECK(close(rotate_reference(heads, angles.cos(), angles.sin(), inverse),
                 rotate(heads, angles.cos(), angles.sin(), inverse)));
 
   auto logits = x.clone(), same = x.clone();
   const auto target = at::rand({7}).mul(40).to(at::kLong);
-  const auto losses = on_device::token_loss_(logits, target, /*gradient=*/true);
+  const auto losses = token_loss_reference_(logits, target, /*gradient=*/true);
   const auto of_host = token_loss_(same, target, /*gradient=*/true);
   CHECK(close(losses.loss_C, of_host.loss_C));
   CHECK(at::equal(losses.correct_C, of_host.correct_C));
@@ -88,7 +89,7 @@ TEST_CASE("tokens are sorted, copied and added up alike off the host's way", "[m
   const auto copies = copy_tokens(x, row_of, num_rows);
   CHECK(at::equal(plain::copy_tokens(x, row_of, num_rows), copies));
   CHECK(close(plain::sum_copies(copies, row_of, weights), sum_copies(copies, row_of, weights)));
-  CHECK(close(plain::sum_copies(copies, row_of), sum_copies(copies, row_of)));
+  CHECK(close(plain::sum_copies(copies, row_of, {}), sum_copies(copies, row_of)));
   const auto expected = sum_copies_backward(dy, copies, row_of, weights),
              found = plain::sum_copies_backward(dy, copies, row_of, weights);
   CHECK(close(found.first, expected.first));
@@ -129,16 +130,12 @@ TEST_CASE("attention over a cache in plain operations equals the host's", "[mode
   at::manual_seed(0);
   const auto dtype = GENERATE(at::kFloat, at::kBFloat16);
   CAPTURE(c10::toString(dtype));
-  CacheBlocks host{at::randn({9, 2, 4, 8}, dtype), at::randn({9, 2, 4, 8}, dtype)};
+  const CachedTokens tokens(dtype);
+  const auto& [first, second, third, sequences, host, q, k, v] = tokens;
   // Memory that nothing was written to.
   for (auto* x : {&host.keys_BKPH, &host.values_BKPH})
     x->select(0, 8).fill_(std::numeric_limits<double>::quiet_NaN());
   const CacheBlocks other{host.keys_BKPH.clone(), host.values_BKPH.clone()};
-  const std::vector<std::int64_t> first{3, 8}, second{1}, third{5, 0, 2};
-  const std::vector<CachedSequence> sequences{
-      {0, 1, 4, first}, {1, 3, 0, second}, {4, 1, 9, third}};
-  const auto q = at::randn({5, 4, 8}, dtype), k = at::randn({5, 2, 8}, dtype),
-             v = at::randn({5, 2, 8}, dtype);
   append_to_cache(k, v, host, sequences);
   plain::append_to_cache(k, v, other, sequences);
   CHECK(at::allclose(other.keys_BKPH, host.keys_BKPH, 0, 0, /*equal_nan=*/true));

@@ -1,5 +1,4 @@
-// Builds with CUDA: tensors on a GPU go to the kernels beside this file, others, as those that have
-// no memory ("meta"), to plain operations.
+// Builds with CUDA: tensors on a GPU go to the kernels beside this file.
 #include "models/kernels/on_device.hpp"
 
 #include <ATen/ops/empty.h>
@@ -9,9 +8,6 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include "models/kernels/cuda/launch.hpp"
-#include "models/kernels/plain.hpp"
-#include "models/kernels/rotary.hpp"
-#include "models/kernels/swiglu.hpp"
 
 namespace tailor::models::kernels::on_device {
 namespace {
@@ -20,6 +16,7 @@ namespace {
 template <class Launch>
 void launch_for(const at::Tensor& x, const Launch& launch) {
   const auto dtype = x.scalar_type();
+  TORCH_CHECK_VALUE(x.is_cuda(), "no kernels for ", x.device(), " in a build with CUDA");
   TORCH_CHECK_VALUE(dtype == at::kFloat || dtype == at::kBFloat16,
                     "kernels on a GPU take float32 or bfloat16, got ", dtype);
   const c10::cuda::CUDAGuard guard(x.device());
@@ -44,7 +41,6 @@ cuda::Slots slots_of(const at::Tensor& row_of_TK) {
 
 NormedRows rms_norm(const at::Tensor& x_TD, const std::optional<at::Tensor>& delta_TD,
                     const at::Tensor& weight_D, double eps) {
-  if (!x_TD.is_cuda()) return rms_norm_reference(x_TD, delta_TD, weight_D, eps);
   NormedRows out{delta_TD ? at::empty_like(x_TD) : x_TD, at::empty_like(x_TD),
                  at::empty({x_TD.size(0)}, x_TD.options().dtype(at::kFloat))};
   launch_for(x_TD, [&]<class T>(T /*of rows*/, cuda::Stream stream) {
@@ -59,7 +55,6 @@ NormedRows rms_norm(const at::Tensor& x_TD, const std::optional<at::Tensor>& del
 at::Tensor rms_norm_backward(const at::Tensor& dy_TD, const std::optional<at::Tensor>& dh_TD,
                              const at::Tensor& h_TD, const at::Tensor& weight_D,
                              const at::Tensor& rstd_T) {
-  if (!h_TD.is_cuda()) return rms_norm_backward_reference(dy_TD, dh_TD, h_TD, weight_D, rstd_T);
   auto dx_TD = at::empty_like(h_TD);
   launch_for(h_TD, [&]<class T>(T /*of rows*/, cuda::Stream stream) {
     cuda::rms_norm_backward(dy_TD.const_data_ptr<T>(), pointer<T>(dh_TD), h_TD.const_data_ptr<T>(),
@@ -71,7 +66,6 @@ at::Tensor rms_norm_backward(const at::Tensor& dy_TD, const std::optional<at::Te
 
 at::Tensor rotate(const at::Tensor& x_TNH, const at::Tensor& cos_TF, const at::Tensor& sin_TF,
                   bool inverse) {
-  if (!x_TNH.is_cuda()) return rotate_reference(x_TNH, cos_TF, sin_TF, inverse);
   auto y_TNH = at::empty(x_TNH.sizes(), x_TNH.options());
   launch_for(x_TNH, [&]<class T>(T /*of rows*/, cuda::Stream stream) {
     cuda::rotate(x_TNH.const_data_ptr<T>(), x_TNH.stride(0), cos_TF.const_data_ptr<float>(),
@@ -82,7 +76,6 @@ at::Tensor rotate(const at::Tensor& x_TNH, const at::Tensor& cos_TF, const at::T
 }
 
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {
-  if (!gate.is_cuda()) return swiglu_reference(gate, up);
   auto y = at::empty_like(gate);
   launch_for(gate, [&]<class T>(T /*of numbers*/, cuda::Stream stream) {
     cuda::swiglu(gate.const_data_ptr<T>(), up.const_data_ptr<T>(), y.mutable_data_ptr<T>(),
@@ -93,7 +86,6 @@ at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {
 
 std::pair<at::Tensor, at::Tensor> swiglu_backward(const at::Tensor& dy, const at::Tensor& gate,
                                                   const at::Tensor& up) {
-  if (!gate.is_cuda()) return plain::swiglu_backward(dy, gate, up);
   auto dgate = at::empty_like(gate), dup = at::empty_like(gate);
   launch_for(gate, [&]<class T>(T /*of numbers*/, cuda::Stream stream) {
     cuda::swiglu_backward(dy.const_data_ptr<T>(), gate.const_data_ptr<T>(), up.const_data_ptr<T>(),
@@ -104,7 +96,6 @@ std::pair<at::Tensor, at::Tensor> swiglu_backward(const at::Tensor& dy, const at
 }
 
 at::Tensor copy_tokens(const at::Tensor& x_TD, const at::Tensor& row_of_TK, std::int64_t num_rows) {
-  if (!x_TD.is_cuda()) return plain::copy_tokens(x_TD, row_of_TK, num_rows);
   auto copies_MD = at::empty({num_rows, x_TD.size(1)}, x_TD.options());
   launch_for(x_TD, [&]<class T>(T /*of rows*/, cuda::Stream stream) {
     cuda::copy_tokens(x_TD.const_data_ptr<T>(), slots_of(row_of_TK),
@@ -115,7 +106,6 @@ at::Tensor copy_tokens(const at::Tensor& x_TD, const at::Tensor& row_of_TK, std:
 
 at::Tensor sum_copies(const at::Tensor& rows_MD, const at::Tensor& row_of_TK,
                       const at::Tensor& weights_TK) {
-  if (!rows_MD.is_cuda()) return plain::sum_copies(rows_MD, row_of_TK, weights_TK);
   auto y_TD = at::empty({row_of_TK.size(0), rows_MD.size(1)}, rows_MD.options());
   const auto weights = weights_TK.defined() ? weights_TK.contiguous() : weights_TK;
   launch_for(rows_MD, [&]<class T>(T /*of rows*/, cuda::Stream stream) {
@@ -130,7 +120,6 @@ std::pair<at::Tensor, at::Tensor> sum_copies_backward(const at::Tensor& dy_TD,
                                                       const at::Tensor& rows_MD,
                                                       const at::Tensor& row_of_TK,
                                                       const at::Tensor& weights_TK) {
-  if (!rows_MD.is_cuda()) return plain::sum_copies_backward(dy_TD, rows_MD, row_of_TK, weights_TK);
   auto drows_MD = at::empty_like(rows_MD);
   auto dweights_TK = at::empty(row_of_TK.sizes(), weights_TK.options());
   const auto weights = weights_TK.contiguous();
@@ -144,7 +133,6 @@ std::pair<at::Tensor, at::Tensor> sum_copies_backward(const at::Tensor& dy_TD,
 }
 
 TokenLosses token_loss_(at::Tensor& logits_CV, const at::Tensor& target_C, bool gradient) {
-  if (!logits_CV.is_cuda()) return token_loss_reference_(logits_CV, target_C, gradient);
   const auto target = target_C.contiguous();
   const TokenLosses out{at::empty({logits_CV.size(0)}, logits_CV.options().dtype(at::kFloat)),
                         at::empty({logits_CV.size(0)}, logits_CV.options().dtype(at::kBool))};
