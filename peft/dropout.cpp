@@ -5,39 +5,24 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-
-#include "models/kernels/random.hpp"
 
 namespace tailor::peft {
 namespace {
 
-/// Features a draw: its four words as eight numbers of 16 bits, since p in steps of 2^-16 is fine
-/// enough and drawing is what costs.
-constexpr std::int64_t kBlock = 8;
-
 template <class T>
 void drop_rows(T* x, std::int64_t begin, std::int64_t end, std::int64_t in,
-               const Dropout& dropout) {
-  const auto threshold = static_cast<std::uint32_t>(std::lround(std::ldexp(dropout.p, 16)));
-  const std::int64_t all = dropout.num_features > 0 ? dropout.num_features : in;
-  const std::int64_t num_blocks = (all + kBlock - 1) / kBlock;
-  const std::int64_t first_block = dropout.first_feature / kBlock;
-  const std::int64_t end_block = (dropout.first_feature + in + kBlock - 1) / kBlock;
+               const DropoutMask& mask) {
+  constexpr auto kBlock = DropoutMask::kBlock;
+  const auto first_block = mask.first_block(), end_block = first_block + mask.blocks_of(in);
   for (std::int64_t token = begin; token < end; ++token) {
-    const auto first = static_cast<std::uint64_t>((dropout.first_token + token) * num_blocks);
     for (std::int64_t block = first_block; block < end_block; ++block) {
-      const auto words = models::kernels::random_words(dropout.seed, dropout.stream,
-                                                       first + static_cast<std::uint64_t>(block));
-      const auto before = kBlock * block - dropout.first_feature;  // negative in a first, cut block
-      T* const features = x + token * in + before;
-      const auto width = std::min(kBlock, in - before);
-      for (std::int64_t i = std::max<std::int64_t>(0, -before); i < width; ++i) {
-        const auto number =
-            words[static_cast<std::size_t>(i / 2)] >> (i % 2 == 0 ? 0 : 16) & 0xFFFF;
-        features[i] = number < threshold ? T(0) : features[i];
-      }
+      const auto words = mask.words(token, block);
+      const auto column = mask.column_of(block);
+      T* const features = x + token * in + column;
+      const auto width = std::min(kBlock, in - column);
+      for (std::int64_t i = std::max<std::int64_t>(0, -column); i < width; ++i)
+        features[i] = mask.drops(words, i) ? T(0) : features[i];
     }
   }
 }
@@ -46,12 +31,23 @@ template <class T>
 void drop_all(at::Tensor& x_TI, const Dropout& dropout) {
   auto* const x = x_TI.data_ptr<T>();
   const auto in = x_TI.size(1);
+  const auto mask = mask_of(dropout, in);
   at::parallel_for(0, x_TI.size(0), /*grain_size=*/16, [&](std::int64_t begin, std::int64_t end) {
-    drop_rows(x, begin, end, in, dropout);
+    drop_rows(x, begin, end, in, mask);
   });
 }
 
 }  // namespace
+
+DropoutMask mask_of(const Dropout& dropout, std::int64_t width) {
+  const auto all = dropout.num_features > 0 ? dropout.num_features : width;
+  return {.seed = dropout.seed,
+          .stream = dropout.stream,
+          .first_token = dropout.first_token,
+          .first_feature = dropout.first_feature,
+          .num_blocks = (all + DropoutMask::kBlock - 1) / DropoutMask::kBlock,
+          .threshold = static_cast<std::uint32_t>(std::lround(std::ldexp(dropout.p, 16)))};
+}
 
 void drop_(at::Tensor& x_TI, const Dropout& dropout) {
   TORCH_CHECK_VALUE(dropout.p >= 0.0 && dropout.p < 1.0, "drop_: p must be in [0, 1), is ",

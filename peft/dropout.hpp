@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "peft/dropout_mask.hpp"
+
 namespace tailor::peft {
 
 /// Which features of which tokens a layer drops: a pure function of seed, stream, token and
@@ -21,6 +23,8 @@ struct Dropout {
 /// Zeroes what is dropped in x (T, I), contiguous, float32, float64 or bfloat16. What stays is not
 /// scaled: callers multiply by 1 / (1 - p) where that costs nothing and rounds nothing.
 void drop_(at::Tensor& x_TI, const Dropout& dropout);
+
+DropoutMask mask_of(const Dropout& dropout, std::int64_t width);
 
 /// The same for a tensor outside host memory. One of two files answers: drop_from_host.cpp, which
 /// draws in host memory and copies, or cuda/drop.cpp.

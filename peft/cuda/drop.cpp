@@ -4,8 +4,6 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include <cmath>
-
 #include "peft/cuda/launch.hpp"
 #include "peft/dropout.hpp"
 
@@ -14,14 +12,7 @@ namespace tailor::peft {
 void drop_on_device_(at::Tensor& x_TI, const Dropout& dropout) {
   TORCH_CHECK_VALUE(x_TI.is_cuda(), "drop_: no kernel for ", x_TI.device());
   const auto tokens = x_TI.size(0), in = x_TI.size(1);
-  const auto all = dropout.num_features > 0 ? dropout.num_features : in;
-  const cuda::Mask mask{
-      .seed = dropout.seed,
-      .stream = dropout.stream,
-      .first_token = dropout.first_token,
-      .first_feature = dropout.first_feature,
-      .num_blocks = (all + 7) / 8,
-      .threshold = static_cast<std::uint32_t>(std::lround(std::ldexp(dropout.p, 16)))};
+  const auto mask = mask_of(dropout, in);
   const c10::cuda::CUDAGuard guard(x_TI.device());
   const auto stream = c10::cuda::getCurrentCUDAStream().stream();
   switch (x_TI.scalar_type()) {
