@@ -80,9 +80,7 @@ class ExpertParallelExchange final : public models::ExpertExchange {
     auto plan = std::make_shared<Plan>();
     plan->local = local_->dispatch(x_TD, ids_TK);
     DispatchedRows out;
-    plan->route = make_route(plan->local.row_offsets, out.row_offsets);
-    plan->route->order_M = plan->route->order_M.to(x_TD.device());
-    plan->route->inverse_M = plan->route->inverse_M.to(x_TD.device());
+    plan->route = make_route(plan->local.row_offsets, x_TD.device(), out.row_offsets);
     out.x_MD = Go::apply(plan->local.x_MD, plan->route);
     out.plan = std::move(plan);
     return out;
@@ -96,7 +94,8 @@ class ExpertParallelExchange final : public models::ExpertExchange {
 
  private:
   /// Gathers how many rows every rank has for every expert; fills the offsets of the local experts.
-  c10::intrusive_ptr<Route> make_route(const std::vector<std::int64_t>& offsets,
+  /// Rows are in the memory of `device`.
+  c10::intrusive_ptr<Route> make_route(const std::vector<std::int64_t>& offsets, at::Device device,
                                        std::vector<std::int64_t>& local_offsets) {
     auto mine = at::empty({1, num_experts_}, at::kLong);
     for (std::int64_t e = 0; e < num_experts_; ++e)
@@ -138,6 +137,8 @@ class ExpertParallelExchange final : public models::ExpertExchange {
       }
       local_offsets.push_back(at);
     }
+    route->order_M = route->order_M.to(device);
+    route->inverse_M = route->inverse_M.to(device);
     return route;
   }
 
