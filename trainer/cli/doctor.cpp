@@ -55,6 +55,7 @@ nlohmann::ordered_json examine() {
   out["cuda"] = gpus.built_with_cuda;
   out["cuda_runtime"] = gpus.runtime;
   out["gpus"] = gpus.devices;
+  out["usable_gpus"] = gpus.usable;
   return out;
 }
 
@@ -73,7 +74,7 @@ int doctor(bool json) {
   std::printf("bfloat16     computed with %s\n", text("arithmetic_for_bfloat16_weights").c_str());
   std::printf("threads      %d\n", found["threads"].get<int>());
   std::printf("devices      training and generation run on %s\n",
-              found["gpus"].empty() ? "the CPU" : "a GPU (model.device), or the CPU");
+              found["usable_gpus"].empty() ? "the CPU" : "a GPU (model.device), or the CPU");
   if (found["cuda"].get<bool>())
     std::printf("gpus         %zu visible to %s\n", found["gpus"].size(),
                 text("cuda_runtime").c_str());
