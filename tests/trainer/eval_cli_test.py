@@ -129,6 +129,8 @@ def wrong_input_ends_with_code_2(tool):
     unknown = tool.folder / "unknown.jsonl"
     unknown.write_text('{"question": "?"}\n')
     expect("--format" in tool.run(*tool.of_model(unknown), code=2).stderr, "an unknown format")
+    unknown.write_text("\n")
+    expect("unknown.jsonl: the file has no rows" in tool.run(*tool.of_model(unknown), code=2).stderr, "an empty file")
 
 
 TESTS = [

@@ -99,6 +99,9 @@ def what_cannot_go_on_is_stopped_by_name(make):
     for command in ("train", "plan"):
         _, error = run.train("rewards=[{name: exact_answer, column: anser}]", code=2, command=command)
         expect('rewards[0]: no row of data.train has the column "anser"; beside its prompt the first has' in error, error)
+    (run.dir.parent / "answered.jsonl").write_text(json.dumps({"prompt": "one", "answer": "1"}) + "\n")
+    _, error = run.train("rewards=[{name: exact_answer}]", "data.train=[{path: answered.jsonl}]", code=2)
+    expect('rewards[0]: no row of data.eval has the column "answer"' in error, error)
 
 
 def options_change_what_they_say(make):

@@ -34,9 +34,11 @@ std::vector<std::string> columns_of(const PromptRow& row) {
   return out;
 }
 
-/// Refuses a reward that compares with a column which no row has: it would score nothing.
-void check_column(const RewardConfig& reward, const std::vector<PromptRow>& rows) {
+/// Refuses a reward that compares with a column which no row of `key` has: it would score nothing.
+void check_column(const RewardConfig& reward, const std::vector<PromptRow>& rows,
+                  const std::string& key) {
   if (reward.kind != RewardKind::NumericAnswer && reward.kind != RewardKind::ExactAnswer) return;
+  if (rows.empty()) return;
   const auto has_column = [&](const PromptRow& row) {
     return std::ranges::count(columns_of(row), reward.column) > 0;
   };
@@ -44,7 +46,7 @@ void check_column(const RewardConfig& reward, const std::vector<PromptRow>& rows
   std::string found;
   for (const auto& name : columns_of(rows.front()))
     found += (found.empty() ? "" : ", ") + ('"' + name + '"');
-  throw ConfigError(reward.place + ": no row of data.train has the column \"" + reward.column +
+  throw ConfigError(reward.place + ": no row of " + key + " has the column \"" + reward.column +
                     "\"; beside its prompt the first has " + (found.empty() ? "none" : found));
 }
 
@@ -68,7 +70,8 @@ class GrpoJobTask final : public JobTask {
     total_steps_ =
         grpo_total_steps(config, static_cast<std::int64_t>(task_.train.size()), data_ranks);
     for (auto reward : config.rewards) {
-      check_column(reward, task_.train);
+      check_column(reward, task_.train, "data.train");
+      check_column(reward, task_.eval, "data.eval");
       if (needs_max_length(reward)) reward.max_length = config.grpo.max_completion_length;
       if (scores) task_.rewards.push_back(make_reward(reward));
       task_.reward_configs.push_back(std::move(reward));
