@@ -11,8 +11,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-torch_version=2.14.1
-torch_root=${TAILOR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tailor}/torch-cuda-$torch_version
+cpu_root=$(dirname "$(env -u TAILOR_TORCH scripts/setup.sh --torch-dir)") # .../torch-VERSION
+torch_version=${cpu_root##*/torch-}
+torch_root=${cpu_root%/*}/torch-cuda-$torch_version
 
 toolkit=""
 for folder in "${CUDA_HOME:-}" /usr/local/cuda-13* /usr/local/cuda; do

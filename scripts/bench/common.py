@@ -74,8 +74,8 @@ TIMING = re.compile(r"loaded in ([\d.]+) s, first token after ([\d.]+) s more, (
 
 
 def decode(arguments: argparse.Namespace, prompts: str, batch_size: int, more: list) -> tuple:
-    """`tailor generate` of a file of prompts, batch_size completions that run together: new tokens a second, prompts included, and seconds from the program's start
-    to its first token."""
+    """`tailor generate` of a file of prompts, batch_size completions that run together: new tokens a second, prompts
+    included, and seconds from the program's start to its first token."""
     command = [arguments.program, "generate", "--model", arguments.model, "--prompts", prompts, "--json", "--ignore-eos"]
     command += ["--timing", "--batch-size", batch_size, "--threads", arguments.threads, *more]
     process = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True)
