@@ -178,8 +178,7 @@ UpdateReport grpo_update(const Policy& policy, FlatParameters& trainable, AdamW&
   add_over_ranks(report, sync.data());
   report.num_loss_tokens = counts.num_loss_tokens;
   report.entropy /= counts.tokens;
-  if (!std::isfinite(report.loss))
-    fail_step(settings.step, "the loss is " + std::to_string(report.loss));
+  if (!std::isfinite(report.loss)) fail_step(settings.step, "the loss", report.loss);
   report.grad_norm = apply_gradients(trainable, optimizer, sync, settings);
   return report;
 }

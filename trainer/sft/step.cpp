@@ -68,13 +68,17 @@ void fail_step(std::int64_t step, const std::string& what) {
   throw NumericError("step " + std::to_string(step) + ": " + what);
 }
 
+void fail_step(std::int64_t step, const std::string& quantity, double value) {
+  const char* const found = std::isnan(value) ? "NaN" : value > 0.0 ? "infinite" : "-infinite";
+  fail_step(step, quantity + " is " + found);
+}
+
 double apply_gradients(FlatParameters& trainable, AdamW& optimizer, const GradientSync& sync,
                        const StepSettings& settings) {
   sync.reduce(trainable.gradients());  // once a step, not once a micro-batch
   // Every rank holds the same numbers by now, so every rank takes the same branch.
   const double norm = sync.norm(trainable.gradients());
-  if (!std::isfinite(norm))
-    fail_step(settings.step, "the gradient norm is " + std::to_string(norm));
+  if (!std::isfinite(norm)) fail_step(settings.step, "the gradient norm", norm);
   const double scale = settings.max_grad_norm > 0.0
                            ? std::min(1.0, settings.max_grad_norm / (norm + 1e-6))  // as in torch
                            : 1.0;
@@ -136,8 +140,7 @@ StepReport sft_step(const StepPass& pass, FlatParameters& trainable, AdamW& opti
                     .num_tokens = counts.tokens,
                     .num_supervised = counts.supervised,
                     .num_correct = static_cast<std::int64_t>(sum[1])};
-  if (!std::isfinite(report.loss))
-    fail_step(settings.step, "the loss is " + std::to_string(report.loss));
+  if (!std::isfinite(report.loss)) fail_step(settings.step, "the loss", report.loss);
   report.grad_norm = apply_gradients(trainable, optimizer, sync, settings);
   return report;
 }

@@ -63,6 +63,8 @@ double apply_gradients(FlatParameters& trainable, AdamW& optimizer, const Gradie
                        const StepSettings& settings);
 /// Throws NumericError with the number of the step.
 [[noreturn]] void fail_step(std::int64_t step, const std::string& what);
+/// The same of a quantity that is not finite: "step 3: the loss is NaN".
+[[noreturn]] void fail_step(std::int64_t step, const std::string& quantity, double value);
 
 /// One optimizer step over `documents`, this rank's share: zero, count, forward and backward a
 /// micro-batch, reduce once, clip, check, update. Every supervised token weighs the same, however
