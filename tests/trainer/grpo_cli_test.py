@@ -32,6 +32,17 @@ def moody(prompts, completions, columns_are_rows, **rest):
     return out
 """
 
+LATE = """\
+calls = []
+
+
+def late(completions, **rest):
+    calls.append(len(completions))
+    if len(calls) > 1:
+        raise ValueError("the judge has gone")
+    return [float(len(text)) for text in completions]
+"""
+
 
 class Run:
     def __init__(self, program, model, folder, name):
@@ -242,6 +253,23 @@ def rewards_that_fail_cost_their_samples(make):
         expect((sample["reward"] is not None) == scored, f"unscored samples alone have no reward: {sample}")
         expect(scored or sample["advantage"] == 0, f"and move nothing: {sample}")
     expect(sum(line["num_unscored"] for line in run.steps()) == sum(s["reward"] is None for s in samples), "they are counted")
+
+
+def rewards_that_never_worked_are_no_success(make):
+    run = make("never")
+    (run.file.parent / "never.py").write_text("def never(completions, **rest):\n    raise ValueError('out of order')\n")
+    _, error = run.train('rewards=[{python: "never.py:never"}]', code=3)
+    expect("the rewards failed at every batch" in error, error)
+    expect(len(run.steps()) == 3, "and yet cost samples alone")
+    expect("out of order" in error, f"the reason is told: {error}")
+    samples = run.lines("completions.jsonl")
+    expect(samples and all(sample["reward"] is None for sample in samples), f"they can be looked at: {samples}")
+    (run.file.parent / "none.py").write_text("def none(completions, **rest):\n    return [None] * len(completions)\n")
+    result, _ = make("none").train('rewards=[{python: "none.py:none"}]')
+    expect(result["steps"] == 3, f"None is no failure: {result}")
+    (run.file.parent / "late.py").write_text(LATE)
+    result, error = make("late").train('rewards=[{python: "late.py:late"}]')
+    expect(result["steps"] == 3 and "has gone" in error, f"later failures cost their samples: {result}")
 
 
 def prompts_that_are_too_long_follow_the_job(make):

@@ -90,6 +90,7 @@ MadeBatch BatchMaker::finish(PendingBatch pending, PromptSource& source, std::in
                .sampled_at = sampled_at,
                .rollouts = {}};
   out.batch.has_spread = std::ranges::count(spread_of(all.judgement.functions), true) > 0;
+  out.rewards_failed = all.judgement.failed && !all.judgement.scored;
   out.facts = batch_facts(task_, all.judgement, weighed);
   if (grpo.max_staleness > 0) out.facts.push_back({"staleness", settings.step - 1 - sampled_at});
   add_rejected(all, out.facts);
@@ -146,6 +147,8 @@ void BatchMaker::collect(Collected& all, PendingBatch pending) const {
   all.rollout_s += pending.rollout_s;
   all.measure_s += pending.measure_s;
   all.num_rounds += 1;
+  all.judgement.scored = all.judgement.scored || judged.scored;
+  all.judgement.failed = all.judgement.failed || judged.failed;
   all.num_tokens += std::accumulate(judged.lengths.begin(), judged.lengths.end(), 0.0);
   keep(all, std::move(pending), std::move(judged));
 }

@@ -22,6 +22,7 @@ struct PendingBatch {
 /// A batch of rollouts, ready for its updates, and what is told of it.
 struct MadeBatch {
   RolloutBatch batch;
+  bool rewards_failed = false;       // at samples, and scored none; the same on all ranks
   std::vector<Metric> facts;         // reward, completions/mean_length, ...
   std::vector<std::string> records;  // lines of completions.jsonl, of this rank; without "step"
 };

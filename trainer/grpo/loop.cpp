@@ -67,6 +67,7 @@ class GrpoLoop {
       if (training_.due(output.save_steps) || training_.done()) save();
     }
     save();
+    check_rewards();
     return training_.finish();
   }
 
@@ -131,6 +132,7 @@ class GrpoLoop {
     batch_ = std::move(made.batch);
     facts_ = std::move(made.facts);
     write_completions(made.records, settings.step);
+    rewards_failed_ = made.rewards_failed && rewards_failed_.value_or(true);
     check_spread(settings.step);
     training_.reporter().activity("");
   }
@@ -143,6 +145,14 @@ class GrpoLoop {
     return grpo_update(policy_, training_.trainable(), training_.optimizer(), {begin, end},
                        training_.sync(), settings,
                        resolved(config_.grpo.importance_sampling_correction));
+  }
+
+  /// Failing rewards cost samples and not the job, but a run that learnt from none is no success.
+  void check_rewards() const {
+    if (rewards_failed_.value_or(false) && training_.done())
+      throw NumericError(
+          "the rewards failed at every batch and scored no completion at all: the adapter has "
+          "learnt nothing; the warnings before this say why");
   }
 
   void check_spread(std::int64_t step) {
@@ -270,8 +280,9 @@ class GrpoLoop {
   std::string from_;  // the checkpoint to go on from
   AdapterTraining training_;
   RolloutBatch batch_;
-  std::optional<PendingBatch> ahead_;  // the next one, where it is sampled already
-  std::vector<Metric> facts_;          // of the batch that the step began with
+  std::optional<PendingBatch> ahead_;   // the next one, where it is sampled already
+  std::optional<bool> rewards_failed_;  // at every batch made here; none: no batch
+  std::vector<Metric> facts_;           // of the batch that the step began with
   std::optional<JsonlLog> completions_;
 };
 

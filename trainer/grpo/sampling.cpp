@@ -105,7 +105,8 @@ Rollout rollout_of(const models::Completion& completion, const Planned& planned,
 }
 
 /// Rows of the table that ranks add up: each holds its own samples, zeros elsewhere. Columns: for
-/// every reward whether it scored and what; then length, and whether it ended by itself.
+/// every reward whether it scored (1), failed (-1) or answered none (0), and what; then length, and
+/// whether it ended by itself.
 at::Tensor own_table(const GrpoTask& task, const std::vector<Rollout>& rollouts,
                      const Scored& scored, std::int64_t num_samples, std::int64_t num_generations,
                      std::vector<std::string>& faults) {
@@ -124,11 +125,13 @@ at::Tensor own_table(const GrpoTask& task, const std::vector<Rollout>& rollouts,
       rows[i][2 * f] = result.values.at(i) ? 1.0 : 0.0;
       rows[i][2 * f + 1] = result.values.at(i).value_or(0.0);
     }
-    for (const auto& fault : result.faults)
+    for (const auto& fault : result.faults) {
+      rows.at(fault.index)[2 * f] = -1.0;
       faults.push_back(task.reward_configs[f].name + ": completion " +
                        std::to_string(fault.index % static_cast<std::size_t>(num_generations)) +
                        " of group " + std::to_string(rollouts.at(fault.index).group) + ": " +
                        fault.reason);
+    }
   }
   return table;
 }
@@ -233,8 +236,11 @@ Judgement judge(const GrpoTask& task, const std::vector<Rollout>& rollouts, cons
   const auto* row = table.const_data_ptr<double>();
   out.functions.resize(task.reward_configs.size());
   for (std::int64_t i = 0; i < num_samples; ++i, row += columns) {
-    for (std::size_t f = 0; f < task.reward_configs.size(); ++f)
-      out.functions[f].push_back(row[2 * f] != 0.0 ? std::optional(row[2 * f + 1]) : std::nullopt);
+    for (std::size_t f = 0; f < task.reward_configs.size(); ++f) {
+      out.functions[f].push_back(row[2 * f] > 0.0 ? std::optional(row[2 * f + 1]) : std::nullopt);
+      out.scored = out.scored || row[2 * f] > 0.0;
+      out.failed = out.failed || row[2 * f] < 0.0;
+    }
     out.lengths.push_back(row[columns - 2]);
     out.stopped.push_back(row[columns - 1] != 0.0);
   }

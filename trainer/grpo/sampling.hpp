@@ -53,6 +53,8 @@ struct Judgement {
   std::vector<RewardColumn> functions;  // one a reward
   std::vector<double> lengths;          // tokens
   std::vector<bool> stopped;            // ended by themselves
+  bool scored = false;                  // some reward answered a number,
+  bool failed = false;                  // some reward failed at a sample; the same on all ranks
   /// "judge: completion 3 of group 1: timed out after 10 s", of all ranks; on rank 0 alone.
   std::vector<std::string> faults;
 };
