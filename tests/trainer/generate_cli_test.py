@@ -63,6 +63,15 @@ def greedy_ids_are_those_of_transformers(tool):
         expect(all(-math.inf < p <= 0 for row in rows for p in row["logprobs"]), rows)
 
 
+def a_completion_that_the_positions_end_is_told(tool):
+    file = tool.rows({"input_ids": [5] * 1020})
+    process = tool.run("--prompts", file, "--max-new-tokens", 9, "--ignore-eos", "--json")
+    expect("of 1020 tokens, leaves 4 of the model's 1024 positions" in process.stderr, process.stderr)
+    expect(len(json.loads(process.stdout)["token_ids"]) == 4, process.stdout)
+    process = tool.run("--prompts", file, "--max-new-tokens", 4, "--ignore-eos")
+    expect("positions" not in process.stderr, process.stderr)
+
+
 def rows_are_read_in_every_format(tool):
     user = {"role": "user", "content": "2 and 3?"}
     more = [user, {"role": "assistant", "content": "5"}]

@@ -1,6 +1,9 @@
 #include "trainer/cli/complete.hpp"
 
+#include <algorithm>
+
 #include "configs/reader.hpp"
+#include "trainer/metrics/log.hpp"
 #include "trainer/sft/numeric_error.hpp"
 
 namespace tailor::trainer::cli {
@@ -28,8 +31,10 @@ std::vector<models::Completion> complete(const models::CausalLM& model,
                                          const models::OnToken& on_token,
                                          const models::OnCompletion& on_completion) {
   std::vector<models::GenerationRequest> requests;
+  std::int64_t longest = 0;
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     check(prompts[i], i, model.shape());
+    longest = std::max(longest, static_cast<std::int64_t>(prompts[i].ids.size()));
     models::GenerationRequest request;
     request.prompt_ids = prompts[i].ids;
     request.num_completions = num_completions;
@@ -37,6 +42,11 @@ std::vector<models::Completion> complete(const models::CausalLM& model,
     request.sequence = i * static_cast<std::uint64_t>(num_completions);
     requests.push_back(std::move(request));
   }
+  const auto positions = model.shape().max_position_embeddings;
+  if (const auto left = positions - longest; left < max_new_tokens)
+    log_warn("the longest prompt, of " + std::to_string(longest) + " tokens, leaves " +
+             std::to_string(left) + " of the model's " + std::to_string(positions) +
+             " positions: completions end there at the latest");
   try {
     return models::generate(model, requests, options, on_token, on_completion);
   } catch (const models::NonFiniteLogits& error) {

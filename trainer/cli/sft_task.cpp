@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "trainer/checkpoint/checksum.hpp"
@@ -5,6 +6,7 @@
 #include "trainer/cli/job_task.hpp"
 #include "trainer/cli/session.hpp"
 #include "trainer/data/source.hpp"
+#include "trainer/metrics/log.hpp"
 #include "trainer/sft/loop.hpp"
 
 namespace tailor::trainer::cli {
@@ -36,6 +38,7 @@ class SftTask final : public JobTask {
     const auto how = tokenization(pretrained, files, config.data);
     train_ = load_dataset(config.data.train, config.data, how);
     if (!config.data.eval.empty()) eval_ = load_dataset(config.data.eval, config.data, how);
+    warn_of_positions(pretrained);
     RowSource source(train_, config.data, config.train.seed);
     rows_in_epoch_ = source.rows_in_epoch();
     rows_in_step_ = config.train.per_device_train_batch_size *
@@ -81,6 +84,20 @@ class SftTask final : public JobTask {
   }
 
  private:
+  void warn_of_positions(const models::Pretrained& pretrained) const {
+    const auto positions = models::make_causal_lm(pretrained.config_json, pretrained.config_file)
+                               ->shape()
+                               .max_position_embeddings;
+    std::size_t longest = 0;
+    for (const auto* dataset : {&train_, &eval_})
+      for (const auto& example : dataset->examples) longest = std::max(longest, example.ids.size());
+    if (static_cast<std::int64_t>(longest) > positions)
+      log_warn("data.max_length: a document of " +
+               counted(static_cast<std::int64_t>(longest), "token") + " is longer than the " +
+               std::to_string(positions) + " positions that " + pretrained.path.string() +
+               " was made for");
+  }
+
   const RunConfig& config_;
   std::shared_ptr<const models::text::Tokenizer> tokenizer_;
   Dataset train_, eval_;  // eval has no examples where the job names no files
