@@ -218,6 +218,12 @@ ResumeDifferences compare_configs(const RunConfig& begun, const RunConfig& now) 
   noted("peft.adapter_path", begun.adapter_path, now.adapter_path);
   noted("train.max_steps", begun.train.max_steps, now.train.max_steps);
   noted("train.num_train_epochs", begun.train.num_train_epochs, now.train.num_train_epochs);
+  const bool other_length =
+      begun.train.max_steps != now.train.max_steps ||
+      (!now.train.max_steps && begun.train.num_train_epochs != now.train.num_train_epochs);
+  if (other_length && now.train.lr_scheduler_type != Schedule::Constant)
+    out.noted.push_back("train.lr_scheduler_type: " + text(now.train.lr_scheduler_type) +
+                        " is laid over the new number of steps: the rate may jump");
   noted("train.threads", begun.train.threads, now.train.threads);
   // A fingerprint holds the rows of a step over all ranks, which is what matters.
   noted("train.per_device_train_batch_size", begun.train.per_device_train_batch_size,
