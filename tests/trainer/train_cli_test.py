@@ -52,12 +52,36 @@ def a_longer_run_goes_on_from_the_end_of_the_shorter(make):
     result, error = job.finish("--quiet", "--set", "train.lr_scheduler_type=constant", "--set", "train.max_steps=30")
     expect(result["steps"] == 30 and "step-000020" in result["resumed_from"], result)
     expect("warning: resuming with a change: train.max_steps: begun with 20, now 30" in error, error)
+    expect("the rate may jump" not in error, error)
     straight = make("straight")
     straight.finish("--set", "train.lr_scheduler_type=constant", "--set", "train.max_steps=30")
     mine, theirs = job.result(), straight.result()
     adapter = "adapter/adapter_model.safetensors"
     # The warm-up is a share of the steps and so another: only the count and the files' names agree.
     expect(mine[1].keys() == theirs[1].keys() and adapter in mine[1], mine[1].keys())
+
+
+def a_longer_cosine_says_that_its_rate_jumps(make):
+    job = make(steps=5)
+    job.finish("--set", "train.lr_scheduler_type=cosine")
+    _, error = job.finish("--set", "train.lr_scheduler_type=cosine", "--set", "train.max_steps=10")
+    expect("train.lr_scheduler_type: cosine is laid over the new number of steps" in error, error)
+
+
+def a_finished_adapter_without_checkpoints_is_not_overwritten(make):
+    job = make(steps=5)
+    job.finish()
+    shutil.rmtree(job.run / "checkpoints")
+    before = (job.run / "adapter" / "adapter_model.safetensors").read_bytes()
+    _, error = job.finish(code=2)
+    expect("output.dir: " in error and "finished run's" in error and "move it away" in error, error)
+    expect((job.run / "adapter" / "adapter_model.safetensors").read_bytes() == before, "the adapter is untouched")
+
+
+def a_run_directory_that_cannot_be_made_is_named_by_its_key(make):
+    job = make()
+    _, error = job.finish("--set", f"output.dir={job.file}/run", code=2)
+    expect("output.dir: cannot make" in error and "Not a directory" in error, error)
 
 
 def another_configuration_or_other_data_are_no_resume(make):
@@ -113,6 +137,18 @@ def a_start_adapter_that_does_not_fit_is_told_before_weights_are_read(make):
     _, error = job.finish("--set", "peft.lora_alpha=5", code=2)
     expect("peft.lora_alpha" in error and str(adapter) in error, error)
     expect("a sample, what is learnt" not in error, error)  # the line that comes before the weights
+    _, error = job.finish("--set", "peft.r=2", code=2)
+    expect("--set peft.r=2: peft.r: " in error and "has rank 2 in the job and 4 in" in error, error)
+
+
+def documents_beyond_the_models_positions_are_told(make):
+    job = make()
+    (job.file.parent / "long.jsonl").write_text(json.dumps({"text": "7 and 8? " * 400}) + "\n")
+    long = ["--set", "data.train=[{path: long.jsonl, format: text}]", "--set", "train.max_steps=1"]
+    _, error = job.finish(*long, "--set", "data.max_length=1200")
+    expect("data.max_length: a document of 1200 tokens is longer than the 1024 positions" in error, error)
+    _, error = make("within").finish(*long, "--set", "data.max_length=1024")
+    expect("positions" not in error, error)
 
 
 def accumulation_is_the_same_as_a_larger_batch(make):
@@ -206,7 +242,7 @@ def bad_numbers_end_with_code_3(make):
     expect("step 3" in error and "train.max_loss" in error, error)
     job = make("nan")
     _, error = job.finish("--set", "train.learning_rate=1.0e+30", "--set", "train.warmup_ratio=0", code=3)
-    expect("step" in error and ("nan" in error or "inf" in error), error)
+    expect("step" in error and any(f" is {found}" in error for found in ("NaN", "infinite", "-infinite")), error)
 
 
 def tasks_that_do_not_know_their_rank_are_refused(make):

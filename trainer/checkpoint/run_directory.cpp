@@ -37,16 +37,20 @@ bool holds_only_lock(const std::filesystem::path& folder) {
 }  // namespace
 
 RunDirectory::RunDirectory(std::filesystem::path path) : path_(std::move(path)) {
-  for (auto folder = path_; !folder.empty() && !std::filesystem::exists(folder);
+  std::error_code unknown;
+  for (auto folder = path_; !folder.empty() && !std::filesystem::exists(folder, unknown);
        folder = folder.parent_path())
     made_.push_back(folder);
   const auto file = path_ / kLock;
   for (bool locked = false; !locked;) {
-    std::filesystem::create_directories(path_);
+    std::error_code error;
+    std::filesystem::create_directories(path_, error);
+    if (error) throw std::system_error(error, "output.dir: cannot make " + path_.string());
     lock_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (lock_ < 0) {
       if (errno == ENOENT) continue;  // another process has just taken the folder away
-      throw std::system_error(errno, std::generic_category(), "cannot open " + file.string());
+      throw std::system_error(errno, std::generic_category(),
+                              "output.dir: cannot open " + file.string());
     }
     // The kernel drops the lock with the process, however that ends.
     if (::flock(lock_, LOCK_EX | LOCK_NB) != 0) {
@@ -55,7 +59,8 @@ RunDirectory::RunDirectory(std::filesystem::path path) : path_(std::move(path)) 
       if (error == EWOULDBLOCK)
         throw configs::ConfigError("output.dir: another process is training in " + path_.string() +
                                    "; wait for it, or name another directory");
-      throw std::system_error(error, std::generic_category(), "cannot lock " + file.string());
+      throw std::system_error(error, std::generic_category(),
+                              "output.dir: cannot lock " + file.string());
     }
     locked = is_file_at(lock_, file);
     if (!locked) ::close(lock_);

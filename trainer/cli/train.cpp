@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "models/files/durable_file.hpp"
+#include "peft/target_modules.hpp"
 #include "trainer/checkpoint/checkpoint.hpp"
 #include "trainer/checkpoint/checksum.hpp"
 #include "trainer/checkpoint/resume.hpp"
@@ -34,6 +35,8 @@ namespace {
 
 namespace fs = std::filesystem;
 using configs::ConfigError;
+
+constexpr const char* kAdapterFile = "adapter_model.safetensors";
 
 struct TrainOptions {
   std::string job;
@@ -68,11 +71,10 @@ void check_resumable(const RunDirectory& directory, const RunConfig& config,
 /// The final adapter is there and is that of the checkpoint, not of an earlier, shorter run.
 bool is_finished(const RunDirectory& directory, const Checkpoint& checkpoint,
                  std::int64_t total_steps) {
-  const char* const name = "adapter_model.safetensors";
-  const auto file = directory.adapter() / name;
+  const auto file = directory.adapter() / kAdapterFile;
   return checkpoint.state.step >= total_steps && fs::exists(file) &&
          fs::exists(directory.adapter() / "adapter_config.json") &&
-         file_checksum(file) == file_checksum(checkpoint.path / name);
+         file_checksum(file) == file_checksum(checkpoint.path / kAdapterFile);
 }
 
 /// Factors to begin with from peft.adapter_path. What the job says of the adapter must be what the
@@ -81,10 +83,20 @@ void start_from(const fs::path& path, peft::LoraAdapter& adapter) {
   auto files = peft::read_adapter(path);
   if (peft::complete_routers(files, adapter))
     log_info(path.string() + " holds no routers: they begin as the model's");
+  const auto place = [&](const std::string& key) {
+    return peft::place_of_key(adapter.config(), "peft.target_modules", key);
+  };
   for (const auto& module : adapter.modules()) {
+    const auto found = files.factors.find(peft::factor_key(module.path, 'A'));
+    if (found == files.factors.end()) continue;
+    const auto rank = module.A.size(0), saved_rank = found->second.size(0);
+    if (rank != saved_rank)
+      throw ConfigError(place(adapter.config().rank_key(module.path)) + ": " + module.path +
+                        " has rank " + std::to_string(rank) + " in the job and " +
+                        std::to_string(saved_rank) + " in " + path.string());
     const double saved = files.config.scale_of(module.path);
-    if (files.factors.contains(peft::factor_key(module.path, 'A')) && saved != module.scale)
-      throw ConfigError("peft.lora_alpha: " + module.path + " is scaled by " +
+    if (saved != module.scale)
+      throw ConfigError(place("lora_alpha") + ": " + module.path + " is scaled by " +
                         std::to_string(module.scale) + " in the job (lora_alpha over r) and by " +
                         std::to_string(saved) + " in " + path.string());
   }
@@ -193,7 +205,12 @@ class TrainCommand {
       std::vector<std::string> warnings;
       checkpoint_ = CheckpointFolder::newest(config_.output.dir / "checkpoints", warnings);
       for (const auto& line : warnings) log_warn(line);
-      if (checkpoint_) check_resumable(*directory_, config_, *checkpoint_, fingerprints_);
+      if (checkpoint_)
+        check_resumable(*directory_, config_, *checkpoint_, fingerprints_);
+      else if (fs::exists(directory_->adapter() / kAdapterFile))
+        throw ConfigError("output.dir: " + directory_->adapter().string() +
+                          " is a finished run's, but there is no checkpoint that tells of which; "
+                          "move it away to train anew, or name another directory");
     });
     resumed_from_ = ranks_.from_first(checkpoint_ ? checkpoint_->path.string() : "");
     ranks_.together([&] {
