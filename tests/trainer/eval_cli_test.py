@@ -78,6 +78,10 @@ def exact_match_counts_right_answers(tool):
     arguments = tool.of_model(file, "--exact-match", "--max-new-tokens", 6)
     result = tool.json(*arguments)
     expect(result["exact_match"] == 0.75 and result["num_rows"] == 4, result)
+    alone = json.loads(tool.run(*arguments, "--without-loss", "--json").stdout)
+    nothing = dict.fromkeys(("loss", "perplexity", "token_accuracy", "num_tokens"))
+    expect(alone == {**result, **nothing}, alone)
+    expect("loss" not in tool.run(*arguments, "--without-loss").stdout, "and tells none")
     expect(tool.json(*arguments, "--batch-size", 1) == result, "batch size")
     text = tool.run(*arguments, "--show", 4).stdout
     expect(text.count(": right\n") == 3 and text.count(": wrong\n") == 1 and "0.7500 (3 of 4 rows)" in text, text)
@@ -118,6 +122,7 @@ def wrong_input_ends_with_code_2(tool):
         (tool.of_model(file, "--format", "messages"), ["rows.jsonl:1", "messages", "text"]),
         (tool.of_model(file, "--exact-match"), ["exact match", "text"]),
         (tool.of_model(file, "--answer-pattern", "x"), ["--exact-match"]),
+        (tool.of_model(file, "--without-loss"), ["--without-loss", "--exact-match"]),
         (tool.of_model(file, "--exact-match", "--answer-pattern", "("), ["--answer-pattern"]),
         (tool.of_model(file, "--batch-size", "0"), ["--batch-size"]),
         (tool.of_model(file, "--adapter", tool.folder / "none"), ["none"]),

@@ -30,7 +30,7 @@ struct EvalOptions {
   std::vector<std::string> overrides;
   std::optional<std::string> answer_pattern;
   std::int64_t max_length = 0, max_new_tokens = 256, batch_size = 16, show = 0;
-  bool exact_match = false, without_adapter = false, json = false;
+  bool exact_match = false, without_adapter = false, without_loss = false, json = false;
 };
 
 /// What is evaluated, whether a job file or options say it.
@@ -62,6 +62,8 @@ void check(const EvalOptions& options) {
                  static_cast<double>(options.show));
   if (!options.exact_match && (options.answer_pattern || options.show > 0))
     throw configs::ConfigError("--answer-pattern and --show: need --exact-match");
+  if (options.without_loss && !options.exact_match)
+    throw configs::ConfigError("--without-loss: needs --exact-match, else nothing is left to do");
 }
 
 DataFormat format_of(const EvalOptions& options) {
@@ -149,13 +151,13 @@ ExactMatch run_exact_match(const Session& session, const PromptMaker& maker,
   return {std::move(asked), std::move(answered)};
 }
 
-Json to_json(const LossSums& sums, const std::optional<ExactMatch>& match,
+Json to_json(const std::optional<LossSums>& sums, const std::optional<ExactMatch>& match,
              const std::filesystem::path& adapter) {
   Json out;
-  out["loss"] = mean_loss(sums);
-  out["perplexity"] = perplexity(sums);
-  out["token_accuracy"] = token_accuracy(sums);
-  out["num_tokens"] = sums.num_tokens;
+  out["loss"] = sums ? Json(mean_loss(*sums)) : Json();
+  out["perplexity"] = sums ? Json(perplexity(*sums)) : Json();
+  out["token_accuracy"] = sums ? Json(token_accuracy(*sums)) : Json();
+  out["num_tokens"] = sums ? Json(sums->num_tokens) : Json();
   if (match) {
     out["exact_match"] = match->accuracy();
     out["num_rows"] = match->answered.size();
@@ -174,15 +176,17 @@ void print_samples(const ExactMatch& match, std::int64_t count, std::FILE* out) 
   }
 }
 
-void print(const LossSums& sums, const std::optional<ExactMatch>& match, const Work& work,
-           const Dataset& dataset, const EvalOptions& options) {
+void print(const std::optional<LossSums>& sums, const std::optional<ExactMatch>& match,
+           const Work& work, const Dataset& dataset, const EvalOptions& options) {
   if (match) print_samples(*match, options.show, stdout);
   std::printf("model           %s\n", work.model.name_or_path.c_str());
   std::printf("adapter         %s\n", work.adapter.empty() ? "none" : work.adapter.c_str());
   std::printf("data            %s\n", describe(dataset).c_str());
-  std::printf("loss            %.6f\n", mean_loss(sums));
-  std::printf("perplexity      %.4f\n", perplexity(sums));
-  std::printf("token accuracy  %.4f\n", token_accuracy(sums));
+  if (sums) {
+    std::printf("loss            %.6f\n", mean_loss(*sums));
+    std::printf("perplexity      %.4f\n", perplexity(*sums));
+    std::printf("token accuracy  %.4f\n", token_accuracy(*sums));
+  }
   if (match)
     std::printf("exact match     %.4f (%lld of %zu rows)\n", match->accuracy(),
                 static_cast<long long>(match->num_correct()), match->answered.size());
@@ -210,7 +214,8 @@ int eval(const EvalOptions& options) {
       std::ranges::move(questions(file, maker), std::back_inserter(asked));
 
   const auto session = open_session(work.model, work.adapter);
-  const auto sums = evaluate(*session.model, dataset, progress("evaluating"));
+  std::optional<LossSums> sums;
+  if (!options.without_loss) sums = evaluate(*session.model, dataset, progress("evaluating"));
   std::optional<ExactMatch> match;
   if (rule) match = run_exact_match(session, maker, std::move(asked), options, *rule);
   if (options.json) {
@@ -240,6 +245,8 @@ void add_eval(CLI::App& app, Action& action) {
                       "tokens of a row; else the job's, or the model's positions");
   command->add_flag("--exact-match", options->exact_match,
                     "answer every row greedily and compare the final answers");
+  command->add_flag("--without-loss", options->without_loss,
+                    "the answers of --exact-match alone, without the pass for the loss");
   command->add_option("--answer-pattern", options->answer_pattern,
                       "regular expression of an answer, its first group where it has one; else the "
                       "number behind #### or Answer:, or the last number");
