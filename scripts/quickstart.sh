@@ -51,8 +51,8 @@ stage() { # NAME COMMAND...
 
 # The exact final answer, by greedy decoding, on the held-out problems.
 accuracy() { # RESULT.json [OPTION...]
-  "$tailor" eval --model "$model" --data "$data/test.jsonl" --exact-match --max-new-tokens 128 --batch-size 32 --json \
-    "${@:2}" >"$1"
+  "$tailor" eval --model "$model" --data "$data/test.jsonl" --exact-match --without-loss \
+    --max-new-tokens 128 --batch-size 32 --json "${@:2}" >"$1"
   python3 -c 'import json, sys
 result = json.load(sys.stdin)
 print("exact answers: {:.1f} % of {num_rows}".format(100 * result["exact_match"], **result))' <"$1"
