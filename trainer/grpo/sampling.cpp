@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <string_view>
 
 #include "models/generation/engine.hpp"
@@ -163,7 +162,7 @@ std::vector<std::string> all_lines(const std::vector<std::string>& own, distribu
     text += line + '\n';
   }
   auto bytes = at::empty({static_cast<std::int64_t>(text.size())}, at::kByte);
-  std::memcpy(bytes.mutable_data_ptr(), text.data(), text.size());
+  std::ranges::copy(text, static_cast<char*>(bytes.mutable_data_ptr()));
   bytes = gathered(bytes, data).contiguous();
   const std::string_view all(static_cast<const char*>(bytes.const_data_ptr()),
                              static_cast<std::size_t>(bytes.numel()));
