@@ -6,7 +6,7 @@
 #   scripts/quickstart.sh [--grpo] [KEY=VALUE...]
 #
 # KEY=VALUE overrides the job, e.g. train.seed=7 output.dir=runs/seed-7. With --grpo the training is shorter, a second job
-# goes on from its adapter by reinforcement learning, and the accuracy is measured a third time: 20 minutes in all.
+# goes on from its adapter by reinforcement learning, and the accuracy is measured a third time: about 20 minutes in all.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

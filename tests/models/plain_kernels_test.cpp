@@ -40,7 +40,7 @@ at::Tensor chosen_experts(std::int64_t tokens, std::int64_t experts, std::int64_
 
 }  // namespace
 
-TEST_CASE("element-wise kernels have the same answers off the host's way", "[models]") {
+TEST_CASE("element-wise kernels have the same answers in plain operations", "[models]") {
   at::manual_seed(0);
   const auto dtype = GENERATE(at::kFloat, at::kBFloat16);
   const auto x = at::randn({7, 40}, dtype), delta = at::randn({7, 40}, dtype),
@@ -72,7 +72,7 @@ TEST_CASE("element-wise kernels have the same answers off the host's way", "[mod
   CHECK(close(logits, same));
 }
 
-TEST_CASE("tokens are sorted, copied and added up alike off the host's way", "[models]") {
+TEST_CASE("tokens are sorted, copied and added up alike in plain operations", "[models]") {
   at::manual_seed(0);
   const auto dtype = GENERATE(at::kFloat, at::kBFloat16);
   auto ids = chosen_experts(13, 6, 3);
