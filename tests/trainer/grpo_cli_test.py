@@ -261,6 +261,8 @@ def rewards_that_never_worked_are_no_success(make):
     _, error = run.train('rewards=[{python: "never.py:never"}]', code=3)
     expect("the rewards failed at every batch" in error, error)
     expect(len(run.steps()) == 3, "and yet cost samples alone")
+    run.train('rewards=[{python: "never.py:never"}]', code=3)
+    expect(not (run.dir / "adapter").exists(), "started again it is none either")
     expect("out of order" in error, f"the reason is told: {error}")
     samples = run.lines("completions.jsonl")
     expect(samples and all(sample["reward"] is None for sample in samples), f"they can be looked at: {samples}")
@@ -289,6 +291,7 @@ TESTS = [
     stop_strings_end_completions,
     batches_are_sampled_ahead,
     rewards_that_fail_cost_their_samples,
+    rewards_that_never_worked_are_no_success,
     prompts_that_are_too_long_follow_the_job,
 ]
 

@@ -63,11 +63,11 @@ class GrpoLoop {
     if (training_.state().evaluation_due) evaluate_now();
     while (training_.goes_on()) {
       step();
+      check_rewards();  // before the end is saved, or a second start would find a finished run
       if (training_.due(output.eval_steps) || training_.done()) evaluate_now();
       if (training_.due(output.save_steps) || training_.done()) save();
     }
     save();
-    check_rewards();
     return training_.finish();
   }
 
