@@ -185,6 +185,7 @@ def wrong_rows_are_named_by_file_and_line(tool):
 
 TESTS = [
     greedy_ids_are_those_of_transformers,
+    a_completion_that_the_positions_end_is_told,
     rows_are_read_in_every_format,
     chat_wraps_a_prompt_and_takes_a_system_message,
     a_single_prompt_prints_its_text_alone,

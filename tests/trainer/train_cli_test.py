@@ -146,7 +146,7 @@ def documents_beyond_the_models_positions_are_told(make):
     (job.file.parent / "long.jsonl").write_text(json.dumps({"text": "7 and 8? " * 400}) + "\n")
     long = ["--set", "data.train=[{path: long.jsonl, format: text}]", "--set", "train.max_steps=1"]
     _, error = job.finish(*long, "--set", "data.max_length=1200")
-    expect("data.max_length: a document of 1200 tokens is longer than the 1024 positions" in error, error)
+    expect("data.max_length: a document of 1,200 tokens is longer than the 1024 positions" in error, error)
     _, error = make("within").finish(*long, "--set", "data.max_length=1024")
     expect("positions" not in error, error)
 
@@ -342,6 +342,10 @@ def wrong_commands_and_files_end_with_code_2(make):
 TESTS = [
     the_result_is_one_json_object_and_the_run_directory_is_complete,
     a_finished_run_says_so,
+    a_longer_cosine_says_that_its_rate_jumps,
+    a_finished_adapter_without_checkpoints_is_not_overwritten,
+    a_run_directory_that_cannot_be_made_is_named_by_its_key,
+    documents_beyond_the_models_positions_are_told,
     a_longer_run_goes_on_from_the_end_of_the_shorter,
     another_configuration_or_other_data_are_no_resume,
     a_run_whose_files_have_moved_goes_on,
