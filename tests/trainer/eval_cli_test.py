@@ -11,7 +11,7 @@ import struct
 import subprocess
 import sys
 
-from program import Job, expect, run_tests
+from program import Job, expect, run_tests, test
 
 KEYS = ["loss", "perplexity", "token_accuracy", "num_tokens", "adapter"]
 
@@ -56,6 +56,7 @@ class Eval:
         return json.loads(out)["text"]
 
 
+@test
 def the_loss_is_that_of_transformers(tool):
     ids, labels = golden(tool.model, "input_ids", "q"), golden(tool.model, "labels", "q")
     offsets = golden(tool.model, "document_offsets", "q")
@@ -70,6 +71,7 @@ def the_loss_is_that_of_transformers(tool):
     expect(f"{result['loss']:.6f}" in text and "perplexity" in text, text)
 
 
+@test
 def exact_match_counts_right_answers(tool):
     prompts = ["Ann has 12", "Ben gives 4", "1 and 2"]
     rows = [{"prompt": p, "completion": tool.completion(p, 6) or "#"} for p in prompts]
@@ -89,12 +91,14 @@ def exact_match_counts_right_answers(tool):
     expect(only["exact_match"] == 0.75, f"references without an answer compare as text: {only}")
 
 
+@test
 def conversations_are_answered_up_to_the_last_assistant_turn(tool):
     turns = [{"role": "user", "content": "1 and 2?"}, {"role": "assistant", "content": "unlikely 77"}]
     result = tool.json(*tool.of_model(tool.rows({"messages": turns}), "--exact-match", "--max-new-tokens", 4))
     expect(result["exact_match"] == 0 and result["num_rows"] == 1, result)
 
 
+@test
 def a_job_is_evaluated_with_the_adapter_that_it_left(tool):
     job = Job(tool.program, tool.model, tool.folder)
     error = tool.run(job.file, code=2).stderr
@@ -112,6 +116,7 @@ def a_job_is_evaluated_with_the_adapter_that_it_left(tool):
     expect(base == before, (base, before))
 
 
+@test
 def wrong_input_ends_with_code_2(tool):
     file = tool.rows({"text": "hello"})
     for arguments, words in [
@@ -138,17 +143,8 @@ def wrong_input_ends_with_code_2(tool):
     expect("unknown.jsonl: the file has no rows" in tool.run(*tool.of_model(unknown), code=2).stderr, "an empty file")
 
 
-TESTS = [
-    the_loss_is_that_of_transformers,
-    exact_match_counts_right_answers,
-    conversations_are_answered_up_to_the_last_assistant_turn,
-    a_job_is_evaluated_with_the_adapter_that_it_left,
-    wrong_input_ends_with_code_2,
-]
-
-
 def main(program, model, names):
-    run_tests(TESTS, names, lambda folder: Eval(program, model, folder))
+    run_tests(names, lambda folder: Eval(program, model, folder))
 
 
 if __name__ == "__main__":

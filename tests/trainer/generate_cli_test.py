@@ -11,7 +11,7 @@ import struct
 import subprocess
 import sys
 
-from program import expect, run_tests
+from program import expect, run_tests, test
 
 KEYS = ["index", "prompt", "text", "token_ids", "logprobs", "finish_reason", "adapter"]
 
@@ -52,6 +52,7 @@ class Generate:
         expect(error.count("\n") <= 2 and all(word in error for word in words), f"{words} in {error!r}")
 
 
+@test
 def greedy_ids_are_those_of_transformers(tool):
     prompt, expected = golden_ids(tool.model, "prompt_ids"), golden_ids(tool.model, "greedy_ids")
     file = tool.rows({"input_ids": prompt}, {"input_ids": prompt[:1]}, {"input_ids": prompt})
@@ -63,6 +64,7 @@ def greedy_ids_are_those_of_transformers(tool):
         expect(all(-math.inf < p <= 0 for row in rows for p in row["logprobs"]), rows)
 
 
+@test
 def a_completion_that_the_positions_end_is_told(tool):
     file = tool.rows({"input_ids": [5] * 1020})
     process = tool.run("--prompts", file, "--max-new-tokens", 9, "--ignore-eos", "--json")
@@ -72,6 +74,7 @@ def a_completion_that_the_positions_end_is_told(tool):
     expect("positions" not in process.stderr, process.stderr)
 
 
+@test
 def rows_are_read_in_every_format(tool):
     user = {"role": "user", "content": "2 and 3?"}
     more = [user, {"role": "assistant", "content": "5"}]
@@ -91,6 +94,7 @@ def rows_are_read_in_every_format(tool):
     expect(rows[2] == {**rows[3], "index": 2} == {**rows[4], "index": 2}, "up to the last user turn")
 
 
+@test
 def chat_wraps_a_prompt_and_takes_a_system_message(tool):
     plain = tool.json("--prompt", "hello", "--chat", "--max-new-tokens", 2)[0]
     system = tool.json("--prompt", "hello", "--chat", "--system", "be brief", "--max-new-tokens", 2)[0]
@@ -98,6 +102,7 @@ def chat_wraps_a_prompt_and_takes_a_system_message(tool):
     expect("be brief" in system["prompt"] and "be brief" not in plain["prompt"], system)
 
 
+@test
 def a_single_prompt_prints_its_text_alone(tool):
     arguments = ["--prompt", "Ann has 12", "--max-new-tokens", 12, "--ignore-eos"]
     text = tool.json(*arguments)[0]["text"]
@@ -105,11 +110,13 @@ def a_single_prompt_prints_its_text_alone(tool):
     expect(tool.run("--prompt", "-", *arguments[2:], stdin="Ann has 12").stdout == text + "\n", "from standard input")
 
 
+@test
 def several_prompts_are_told_apart(tool):
     out = tool.run("--prompts", tool.rows({"prompt": "one\ntwo"}, {"prompt": "x" * 100}), "--max-new-tokens", 4).stdout
     expect("--- 1 of 2: one two\n" in out and "--- 2 of 2: " + "x" * 60 + " ...\n" in out, out)
 
 
+@test
 def a_stop_string_ends_the_text_before_it(tool):
     arguments = ["--prompt", "Ann has 12", "--max-new-tokens", 24, "--ignore-eos"]
     whole = tool.json(*arguments)[0]
@@ -121,6 +128,7 @@ def a_stop_string_ends_the_text_before_it(tool):
     expect(len(row["token_ids"]) < 24, row)
 
 
+@test
 def sampling_repeats_by_seed_and_does_not_depend_on_the_batch(tool):
     file = tool.rows(*[{"prompt": f"number {i}"} for i in range(5)])
 
@@ -135,6 +143,7 @@ def sampling_repeats_by_seed_and_does_not_depend_on_the_batch(tool):
     expect(ids("--temperature", "1.5", "--top-k", 1) == ids(), "top-k 1 is greedy")
 
 
+@test
 def a_prompt_has_several_completions(tool):
     file = tool.rows({"prompt": "one"}, {"prompt": "two"})
     sampled = ["--prompts", file, "--max-new-tokens", 8, "--ignore-eos", "--temperature", "1.5"]
@@ -162,6 +171,7 @@ WRONG_VALUES = {
 }
 
 
+@test
 def wrong_values_are_refused_by_name(tool):
     for option, values in WRONG_VALUES.items():
         for value in values:
@@ -173,6 +183,7 @@ def wrong_values_are_refused_by_name(tool):
     tool.refused("--prompt", "x", "--adapter", "nope", words=["nope", "adapter"])
 
 
+@test
 def wrong_rows_are_named_by_file_and_line(tool):
     wrong = ["{", {"answer": 1}, {"input_ids": [1, -2]}, {"input_ids": [10**6]}, {"messages": []}, {"prompt": 5}]
     file = tool.rows({"prompt": "fine"}, *wrong)
@@ -183,23 +194,8 @@ def wrong_rows_are_named_by_file_and_line(tool):
     tool.refused("--prompts", tool.rows({"input_ids": [5] * 1025}), words=["1025 tokens", "1024 positions"])
 
 
-TESTS = [
-    greedy_ids_are_those_of_transformers,
-    a_completion_that_the_positions_end_is_told,
-    rows_are_read_in_every_format,
-    chat_wraps_a_prompt_and_takes_a_system_message,
-    a_single_prompt_prints_its_text_alone,
-    several_prompts_are_told_apart,
-    a_stop_string_ends_the_text_before_it,
-    sampling_repeats_by_seed_and_does_not_depend_on_the_batch,
-    a_prompt_has_several_completions,
-    wrong_values_are_refused_by_name,
-    wrong_rows_are_named_by_file_and_line,
-]
-
-
 def main(program, model, names):
-    run_tests(TESTS, names, lambda folder: Generate(program, model, folder))
+    run_tests(names, lambda folder: Generate(program, model, folder))
 
 
 if __name__ == "__main__":

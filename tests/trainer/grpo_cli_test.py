@@ -9,7 +9,7 @@ import pathlib
 import subprocess
 import sys
 
-from program import expect, run_tests
+from program import expect, run_tests, test
 
 JOB = """\
 task: grpo
@@ -66,6 +66,7 @@ class Run:
         return [line for line in self.lines() if "loss" in line]
 
 
+@test
 def a_run_tells_what_it_did(make):
     run = make("told")
     result, error = run.train()
@@ -92,6 +93,7 @@ def a_run_tells_what_it_did(make):
     expect(plan["prompts_in_batch"] == 4 and plan["total_steps"] == 3, f"plan: {plan}")
 
 
+@test
 def what_cannot_go_on_is_stopped_by_name(make):
     run = make("stopped")
     for settings, words in [
@@ -115,6 +117,7 @@ def what_cannot_go_on_is_stopped_by_name(make):
     expect('rewards[0]: no row of data.eval has the column "answer"' in error, error)
 
 
+@test
 def options_change_what_they_say(make):
     plain = make("plain")
     plain.train()
@@ -172,6 +175,7 @@ def options_change_what_they_say(make):
     expect(not (quiet.dir / "completions.jsonl").exists(), "no completions are logged")
 
 
+@test
 def stop_strings_end_completions(make):
     plain = make("unstopped")
     plain.train("grpo.max_completion_length=12")
@@ -197,6 +201,7 @@ def stop_strings_end_completions(make):
     expect('grpo.stop: begun with ["e", "ab"], now ["e"]' in error, error)
 
 
+@test
 def batches_are_sampled_ahead(make):
     """Which weights sample a batch follows from max_staleness alone, however long the rewards take."""
     slow = "import random, time\n\n\ndef slow(completions, **rest):\n    time.sleep({})\n    return [float('a' in c) for c in completions]\n"
@@ -241,6 +246,7 @@ def batches_are_sampled_ahead(make):
     expect("dynamic_sampling: expected false with max_staleness" in error, error)
 
 
+@test
 def rewards_that_fail_cost_their_samples(make):
     run = make("moody")
     (run.file.parent / "moody.py").write_text(REWARDS)
@@ -255,6 +261,7 @@ def rewards_that_fail_cost_their_samples(make):
     expect(sum(line["num_unscored"] for line in run.steps()) == sum(s["reward"] is None for s in samples), "they are counted")
 
 
+@test
 def rewards_that_never_worked_are_no_success(make):
     run = make("never")
     (run.file.parent / "never.py").write_text("def never(completions, **rest):\n    raise ValueError('out of order')\n")
@@ -274,6 +281,7 @@ def rewards_that_never_worked_are_no_success(make):
     expect(result["steps"] == 3 and "has gone" in error, f"later failures cost their samples: {result}")
 
 
+@test
 def prompts_that_are_too_long_follow_the_job(make):
     run = make("long")
     _, error = run.train("data.max_length=4", "data.over_length=raise", code=2)
@@ -284,18 +292,6 @@ def prompts_that_are_too_long_follow_the_job(make):
     expect("cuts the beginning off 24 prompts" in error, error)
 
 
-TESTS = [
-    a_run_tells_what_it_did,
-    what_cannot_go_on_is_stopped_by_name,
-    options_change_what_they_say,
-    stop_strings_end_completions,
-    batches_are_sampled_ahead,
-    rewards_that_fail_cost_their_samples,
-    rewards_that_never_worked_are_no_success,
-    prompts_that_are_too_long_follow_the_job,
-]
-
-
 def runs_in(folder, program, model):
     with open(folder / "prompts.jsonl", "w") as out:
         for i in range(12):
@@ -304,7 +300,7 @@ def runs_in(folder, program, model):
 
 
 def main(program, model, names):
-    run_tests(TESTS, names, lambda folder: runs_in(folder, program, model))
+    run_tests(names, lambda folder: runs_in(folder, program, model))
 
 
 if __name__ == "__main__":

@@ -198,11 +198,25 @@ def run_program(program, *arguments, code=0):
     return result
 
 
-def run_tests(tests, names, make):
+TESTS = []
+
+
+def test(function):
+    """Marks a property that `run_tests` checks."""
+    TESTS.append(function)
+    return function
+
+
+def run_tests(names, make):
     """Each test with what `make` makes of a folder of its own; `names`: only these, where there are some."""
-    for test in tests:
-        if names and test.__name__ not in names:
+    unknown = set(names) - {function.__name__ for function in TESTS}
+    if unknown or not TESTS:
+        sys.exit(f"no such test: {sorted(unknown)}")
+    for function in TESTS:
+        if names and function.__name__ not in names:
             continue
-        print(test.__name__.replace("_", " "), flush=True)
+        begin = time.monotonic()
+        print(function.__name__.replace("_", " "), end="", flush=True)
         with tempfile.TemporaryDirectory(prefix="tailor-test-") as folder:
-            test(make(pathlib.Path(folder)))
+            function(make(pathlib.Path(folder)))
+        print(f"  {time.monotonic() - begin:.1f} s", flush=True)

@@ -18,10 +18,9 @@ import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 
-from program import TIMES, expect, expect_equal
+from program import TIMES, expect, expect_equal, run_tests, test
 
 LIMIT_S = 15 * float(os.environ.get("TAILOR_TEST_SLOWNESS", "1"))
 ROWS = 8  # a step, over all ranks
@@ -206,6 +205,7 @@ def pid_of_rank(process, rank):
     sys.exit(f"no process is rank {rank}")
 
 
+@test
 def every_layout_trains_alike_and_runs_go_on_at_another(setting):
     for model, layouts in LAYOUTS.items():
         one = setting.job(f"{model}_one", model)
@@ -241,6 +241,7 @@ def every_layout_trains_alike_and_runs_go_on_at_another(setting):
     expect("begun with 8 rows, now 4 rows" in error, error)
 
 
+@test
 def trained_routers_are_alike_and_go_on_at_another_layout(setting):
     router = ["router.train_router=true", "router.router_aux_loss_coef=0.05", "router.router_z_loss_coef=0.001"]
     router = [word for pair in router for word in ("--set", pair)]
@@ -263,6 +264,7 @@ def trained_routers_are_alike_and_go_on_at_another_layout(setting):
     expect(worst < 1e-5, f"the final adapter differs by {worst:.2e}")
 
 
+@test
 def faults_in_training_cost_nothing_that_was_saved(setting):
     steps, save_steps = 100, 5
     straight = setting.job("straight", steps=steps, save_steps=save_steps)
@@ -319,6 +321,7 @@ def faults_in_training_cost_nothing_that_was_saved(setting):
     expect_equal(job.result(), straight.result(), "behind all faults")
 
 
+@test
 def mistakes_are_told_once(setting):
     def fails(model, layout, line, *more, last=()):
         job = setting.job("mistaken", model)
@@ -339,30 +342,19 @@ def mistakes_are_told_once(setting):
     expect(str(cut / "model.safetensors") in error, error)
 
 
-TESTS = [
-    every_layout_trains_alike_and_runs_go_on_at_another,
-    trained_routers_are_alike_and_go_on_at_another_layout,
-    faults_in_training_cost_nothing_that_was_saved,
-    mistakes_are_told_once,
-]
-
-
 def main(program, golden, launcher, *mpiexec):
     names = []
     if "--" in mpiexec:
         at = mpiexec.index("--")
         mpiexec, names = mpiexec[:at], mpiexec[at + 1 :]
     setting = Setting(pathlib.Path(program), pathlib.Path(golden).resolve(), launcher, list(mpiexec))
-    for test in TESTS:
-        if names and test.__name__ not in names:
-            continue
-        begin = time.monotonic()
-        print(test.__name__.replace("_", " "), flush=True)
-        with tempfile.TemporaryDirectory(prefix="tailor-ranks-") as folder:
-            setting.folder = pathlib.Path(folder)
-            setting.write_rows()
-            test(setting)
-        print(f"  {time.monotonic() - begin:.0f} s", flush=True)
+
+    def in_folder(folder):
+        setting.folder = folder
+        setting.write_rows()
+        return setting
+
+    run_tests(names, in_folder)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ import signal
 import subprocess
 import sys
 
-from program import GRPO_JOB, JOB, Job, expect, expect_equal, kill, run_tests
+from program import GRPO_JOB, JOB, Job, expect, expect_equal, kill, run_tests, test
 
 RESULT_KEYS = ["steps", "loss", "tokens_per_second", "peak_rss_bytes", "adapter", "output_dir", "resumed_from"]
 
 
+@test
 def the_result_is_one_json_object_and_the_run_directory_is_complete(make):
     job = make()
     result, _ = job.finish()
@@ -36,6 +37,7 @@ def the_result_is_one_json_object_and_the_run_directory_is_complete(make):
     expect(sum(losses[-5:]) < sum(losses[:5]), f"the loss falls: {losses}")
 
 
+@test
 def a_finished_run_says_so(make):
     job = make()
     first, _ = job.finish()
@@ -46,6 +48,7 @@ def a_finished_run_says_so(make):
     expect_equal(job.result(), before, "a finished run started again")
 
 
+@test
 def a_longer_run_goes_on_from_the_end_of_the_shorter(make):
     job = make()
     job.finish("--set", "train.lr_scheduler_type=constant")
@@ -61,6 +64,7 @@ def a_longer_run_goes_on_from_the_end_of_the_shorter(make):
     expect(mine[1].keys() == theirs[1].keys() and adapter in mine[1], mine[1].keys())
 
 
+@test
 def a_longer_cosine_says_that_its_rate_jumps(make):
     job = make(steps=5)
     job.finish("--set", "train.lr_scheduler_type=cosine")
@@ -68,6 +72,7 @@ def a_longer_cosine_says_that_its_rate_jumps(make):
     expect("train.lr_scheduler_type: cosine is laid over the new number of steps" in error, error)
 
 
+@test
 def a_finished_adapter_without_checkpoints_is_not_overwritten(make):
     job = make(steps=5)
     job.finish()
@@ -78,12 +83,14 @@ def a_finished_adapter_without_checkpoints_is_not_overwritten(make):
     expect((job.run / "adapter" / "adapter_model.safetensors").read_bytes() == before, "the adapter is untouched")
 
 
+@test
 def a_run_directory_that_cannot_be_made_is_named_by_its_key(make):
     job = make()
     _, error = job.finish("--set", f"output.dir={job.file}/run", code=2)
     expect("output.dir: cannot make" in error and "Not a directory" in error, error)
 
 
+@test
 def another_configuration_or_other_data_are_no_resume(make):
     job = make()
     job.finish("--set", "train.max_steps=10")
@@ -101,6 +108,7 @@ def another_configuration_or_other_data_are_no_resume(make):
     expect("output.dir" in error, error)
 
 
+@test
 def a_run_whose_files_have_moved_goes_on(make):
     straight = make("straight")
     straight.finish()
@@ -128,6 +136,7 @@ def a_run_whose_files_have_moved_goes_on(make):
     expect_equal(job.result(), whole.result(), "resumed with moved files")
 
 
+@test
 def a_start_adapter_that_does_not_fit_is_told_before_weights_are_read(make):
     begin = make("begin")
     begin.finish()
@@ -141,6 +150,7 @@ def a_start_adapter_that_does_not_fit_is_told_before_weights_are_read(make):
     expect("--set peft.r=2: peft.r: " in error and "has rank 2 in the job and 4 in" in error, error)
 
 
+@test
 def documents_beyond_the_models_positions_are_told(make):
     job = make()
     (job.file.parent / "long.jsonl").write_text(json.dumps({"text": "7 and 8? " * 400}) + "\n")
@@ -151,6 +161,7 @@ def documents_beyond_the_models_positions_are_told(make):
     expect("positions" not in error, error)
 
 
+@test
 def accumulation_is_the_same_as_a_larger_batch(make):
     whole, parts = make("whole"), make("parts")
     whole.finish()
@@ -158,6 +169,7 @@ def accumulation_is_the_same_as_a_larger_batch(make):
     expect_equal(parts.result(), whole.result(), "batch 1 x 4 against 4 x 1")
 
 
+@test
 def a_signal_saves_and_the_resumed_run_ends_with_the_same_bytes(make):
     straight = make("straight", steps=40)
     straight.finish()
@@ -175,6 +187,7 @@ def a_signal_saves_and_the_resumed_run_ends_with_the_same_bytes(make):
         expect_equal(job.result(), straight.result(), f"interrupted by {name}")
 
 
+@test
 def a_signal_breaks_off_an_evaluation_which_the_resumed_run_makes(make):
     for task, template, data, times in (("sft", JOB, "test.jsonl", 1500), ("grpo", GRPO_JOB, "prompts.jsonl", 100)):
         straight = make(f"{task}-straight", steps=4, eval_steps=2, job=template)
@@ -200,6 +213,7 @@ def a_signal_breaks_off_an_evaluation_which_the_resumed_run_makes(make):
     job.finish()  # nothing is due where the job evaluates nothing any more
 
 
+@test
 def a_second_process_is_kept_out(make):
     job = make(steps=2000)
     process = job.start()
@@ -209,6 +223,7 @@ def a_second_process_is_kept_out(make):
     kill(process)
 
 
+@test
 def a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(make):
     job = make(steps=20)
     job.finish()
@@ -222,6 +237,7 @@ def a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(make):
     expect_equal(job.result(), expected, "resumed from the checkpoint before")
 
 
+@test
 def a_full_disk_is_a_clear_error_and_costs_nothing_that_was_saved(make):
     straight = make("straight")
     straight.finish()
@@ -237,6 +253,7 @@ def a_full_disk_is_a_clear_error_and_costs_nothing_that_was_saved(make):
     expect_equal(job.result(), straight.result(), "after a full disk")
 
 
+@test
 def bad_numbers_end_with_code_3(make):
     _, error = make("above").finish("--set", "train.max_loss=0.01", code=3)
     expect("step 3" in error and "train.max_loss" in error, error)
@@ -245,11 +262,13 @@ def bad_numbers_end_with_code_3(make):
     expect("step" in error and any(f" is {found}" in error for found in ("NaN", "infinite", "-infinite")), error)
 
 
+@test
 def tasks_that_do_not_know_their_rank_are_refused(make):
     _, error = make().finish(code=2, env=os.environ | {"SLURM_STEP_NUM_TASKS": "2"})
     expect("srun started 2 tasks" in error and "--mpi=pmix" in error, error)
 
 
+@test
 def commands_for_one_rank_refuse_several(make):
     several = os.environ | {"OMPI_COMM_WORLD_SIZE": "3"}
     done = subprocess.run([make().program, "inspect", "nothing"], env=several, capture_output=True, text=True)
@@ -257,11 +276,13 @@ def commands_for_one_rank_refuse_several(make):
     expect("`tailor inspect` runs on one rank" in done.stderr, done.stderr)
 
 
+@test
 def sizes_that_do_not_fit_the_ranks_are_refused(make):
     _, error = make().finish("--set", "parallel.tensor_parallel_size=2", code=2)
     expect("parallel.tensor_parallel_size: 2 does not divide the 1 rank" in error, error)
 
 
+@test
 def a_gpu_that_is_not_there_is_refused_before_weights_are_read(make):
     job = make()
     nowhere = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
@@ -278,6 +299,7 @@ def a_gpu_that_is_not_there_is_refused_before_weights_are_read(make):
         expect(done.returncode == 2 and "--device" in done.stderr and "cuda" in done.stderr, done.stderr)
 
 
+@test
 def a_job_that_cannot_begin_leaves_no_folder(make):
     job = make()
     _, error = job.finish("--set", "peft.r=99", code=2)
@@ -288,6 +310,7 @@ def a_job_that_cannot_begin_leaves_no_folder(make):
     expect(not job.run.exists(), list(job.run.parent.iterdir()))
 
 
+@test
 def a_target_that_matches_nothing_is_named_with_its_place(make):
     job = make()
     _, error = job.finish("--set", "peft.target_modules=[q_prj]", code=2)
@@ -295,6 +318,7 @@ def a_target_that_matches_nothing_is_named_with_its_place(make):
     expect("q_proj" in error, error)
 
 
+@test
 def plan_shows_the_job_and_estimates_its_memory(make):
     job = make()
     plan = subprocess.run([str(job.program), "plan", str(job.file), "--json"], capture_output=True, text=True)
@@ -310,6 +334,7 @@ def plan_shows_the_job_and_estimates_its_memory(make):
     expect(text.returncode == 0 and "q_proj" in text.stdout, text.stderr)
 
 
+@test
 def the_saved_configuration_is_a_job_of_its_own(make):
     job = make()
     job.finish("--set", "train.max_steps=3")
@@ -319,6 +344,7 @@ def the_saved_configuration_is_a_job_of_its_own(make):
     expect(plan.returncode == 0 and json.loads(plan.stdout)["total_steps"] == 3, plan.stderr)
 
 
+@test
 def wrong_commands_and_files_end_with_code_2(make):
     program = str(make().program)
 
@@ -339,38 +365,8 @@ def wrong_commands_and_files_end_with_code_2(make):
     expect(code == 2 and "frame" in text, text)
 
 
-TESTS = [
-    the_result_is_one_json_object_and_the_run_directory_is_complete,
-    a_finished_run_says_so,
-    a_longer_cosine_says_that_its_rate_jumps,
-    a_finished_adapter_without_checkpoints_is_not_overwritten,
-    a_run_directory_that_cannot_be_made_is_named_by_its_key,
-    documents_beyond_the_models_positions_are_told,
-    a_longer_run_goes_on_from_the_end_of_the_shorter,
-    another_configuration_or_other_data_are_no_resume,
-    a_run_whose_files_have_moved_goes_on,
-    a_start_adapter_that_does_not_fit_is_told_before_weights_are_read,
-    accumulation_is_the_same_as_a_larger_batch,
-    a_signal_saves_and_the_resumed_run_ends_with_the_same_bytes,
-    a_signal_breaks_off_an_evaluation_which_the_resumed_run_makes,
-    a_second_process_is_kept_out,
-    a_damaged_checkpoint_is_named_and_the_one_before_it_is_used,
-    a_full_disk_is_a_clear_error_and_costs_nothing_that_was_saved,
-    bad_numbers_end_with_code_3,
-    tasks_that_do_not_know_their_rank_are_refused,
-    commands_for_one_rank_refuse_several,
-    sizes_that_do_not_fit_the_ranks_are_refused,
-    a_gpu_that_is_not_there_is_refused_before_weights_are_read,
-    a_job_that_cannot_begin_leaves_no_folder,
-    a_target_that_matches_nothing_is_named_with_its_place,
-    plan_shows_the_job_and_estimates_its_memory,
-    the_saved_configuration_is_a_job_of_its_own,
-    wrong_commands_and_files_end_with_code_2,
-]
-
-
 def main(program, model, names):
-    run_tests(TESTS, names, lambda folder: lambda name="run", **options: Job(program, model, folder, name, **options))
+    run_tests(names, lambda folder: lambda name="run", **options: Job(program, model, folder, name, **options))
 
 
 if __name__ == "__main__":
