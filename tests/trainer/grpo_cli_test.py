@@ -202,6 +202,14 @@ def stop_strings_end_completions(make):
 
 
 @test
+def rewards_are_told_at_every_interval(make):
+    run = make("interval")
+    run.train("output.logging_steps=4", "grpo.steps_per_generation=2", "train.max_steps=9")
+    told = {line["step"]: "reward" in line and "reward_histogram" in line for line in run.steps()}
+    expect(told == {1: True, 4: False, 5: True, 8: False, 9: True}, f"batches begin with odd steps: {told}")
+
+
+@test
 def batches_are_sampled_ahead(make):
     """Which weights sample a batch follows from max_staleness alone, however long the rewards take."""
     slow = "import random, time\n\n\ndef slow(completions, **rest):\n    time.sleep({})\n    return [float('a' in c) for c in completions]\n"

@@ -101,7 +101,11 @@ class GrpoLoop {
     metrics.more = facts_;
     const auto of_update = update_facts(report, config_.grpo);
     metrics.more.insert(metrics.more.end(), of_update.begin(), of_update.end());
-    if (const auto reward = find_number(facts_, "reward")) training_.tell({{"reward", *reward}});
+    if (const auto reward = find_number(facts_, "reward")) {
+      training_.tell({{"reward", *reward}});
+      // What is told of a batch stands with its first step, which the interval may never meet.
+      metrics.logged = settings.step % config_.output.logging_steps < plan_.num_updates;
+    }
     training_.count_step(std::move(metrics), report.num_tokens, report.num_loss_tokens,
                          seconds_since(begin), batch_.has_spread);
   }

@@ -88,7 +88,7 @@ void Reporter::report(const StepMetrics& metrics) {
   i.last = metrics;
   i.activity.clear();
   const bool ends = metrics.step == i.options.total_steps;
-  const bool logged = ends || metrics.step % i.options.logging_steps == 0;
+  const bool logged = ends || metrics.logged || metrics.step % i.options.logging_steps == 0;
   if (logged) {
     const auto all = fields(metrics);
     i.write(all);
