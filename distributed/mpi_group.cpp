@@ -56,7 +56,9 @@ class Transfer final : public Pending::Work {
         options_(options) {}
   ~Transfer() override {
     // MPI may still write: better to lose the memory, on the way out, than to have it corrupted.
-    if (num_open_ > 0) static_cast<void>(held_.release());
+    // Something still points at it, which tells it from a leak.
+    static auto& lost = *new std::vector<std::unique_ptr<Held>>;
+    if (num_open_ > 0) lost.push_back(std::move(held_));
   }
   Transfer(const Transfer&) = delete;
   Transfer& operator=(const Transfer&) = delete;
