@@ -26,7 +26,7 @@ class OneRank {
   explicit OneRank(std::int64_t num_elements)
       : world_(distributed::make_single_group()),
         mesh_(distributed::make_mesh(*world_, {})),
-        sync(mesh_, std::vector<GradientSync::Segment>{{{}, num_elements}}) {}
+        sync(mesh_, std::vector<GradientSync::Bucket>{{{}, num_elements, 1, 0}}) {}
 
  private:
   std::unique_ptr<distributed::Group> world_;

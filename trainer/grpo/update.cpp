@@ -100,12 +100,14 @@ class Pass {
                     .sequences = counts.sequences,
                     .max_length = static_cast<double>(policy.config.max_completion_length)} {}
 
-  void operator()(const CompletionBatch& batch, bool learns, UpdateReport& report) const {
+  /// `last`: nothing adds to the gradients behind it.
+  void operator()(const CompletionBatch& batch, bool learns, bool last, UpdateReport& report,
+                  GradientReduction& reduction) const {
     const at::AutoGradMode grad_mode(learns);
     auto passed = forward(policy_, batch, /*keep_logits=*/learns);
     report.num_tokens += batch.num_tokens;
     if (batch.rollouts.empty()) {  // other ranks need this one in their backward
-      passed.hidden_SD.sum().backward();
+      reduction.during(last, [&] { passed.hidden_SD.sum().backward(); });
       return;
     }
     const auto of = policy_batch(batch, passed.tokens);
@@ -127,7 +129,8 @@ class Pass {
       dentropies_S = of.mask_S * share;
       report.loss += share * entropy;
     }
-    passed.hidden_SD.backward(passed.tokens.backward(part.dlogprobs_S, dentropies_S));
+    const auto dhidden_SD = passed.tokens.backward(part.dlogprobs_S, dentropies_S);
+    reduction.during(last, [&] { passed.hidden_SD.backward(dhidden_SD); });
   }
 
  private:
@@ -172,14 +175,21 @@ UpdateReport grpo_update(const Policy& policy, FlatParameters& trainable, AdamW&
 
   UpdateReport report;
   const Pass pass(policy, counts, correction);
-  for (const auto& part : parts_of(rollouts, policy))
-    for (const auto& batch : completion_batches(policy, part.rollouts, settings))
-      pass(batch, part.learns, report);
+  auto reduction = reduction_of(sync, trainable);
+  const auto parts = parts_of(rollouts, policy);
+  const auto last = std::ranges::find(parts.rbegin(), parts.rend(), true, &Part::learns);
+  for (auto part = parts.begin(); part != parts.end(); ++part) {
+    const auto batches = completion_batches(policy, part->rollouts, settings);
+    for (const auto& batch : batches)
+      pass(batch, part->learns, part + 1 == last.base() && &batch == &batches.back(), report,
+           reduction);
+  }
+  reduction.begin_rest();
   add_over_ranks(report, sync.data());
   report.num_loss_tokens = counts.num_loss_tokens;
   report.entropy /= counts.tokens;
   if (!std::isfinite(report.loss)) fail_step(settings.step, "the loss", report.loss);
-  report.grad_norm = apply_gradients(trainable, optimizer, sync, settings);
+  report.grad_norm = apply_gradients(trainable, optimizer, reduction, settings);
   return report;
 }
 

@@ -140,7 +140,7 @@ at::Tensor RouterBalance::traced(const Work& work, const NumberedBatch& item, Ro
 }
 
 LossSums RouterBalance::pass_alone(const Work& work, std::span<const NumberedBatch> batches,
-                                   const at::Tensor& share) {
+                                   const at::Tensor& share, GradientReduction& reduction) {
   LossSums sums;
   const auto forward = [&](const NumberedBatch& item) {
     Computed out;
@@ -149,15 +149,20 @@ LossSums RouterBalance::pass_alone(const Work& work, std::span<const NumberedBat
     });
     return out;
   };
+  std::size_t done = 0;
   const auto backward = [&](const NumberedBatch& item, const Computed& computed) {
+    done += 1;
     const auto main =
         summed_cross_entropy(work.model, computed.hidden_TD, item.batch.targets_T, work.vocabulary);
     sums += main.sums;
     const auto balance = loss(computed.trace, item.batch);
-    if (balance.defined() && balance.requires_grad())
-      torch::autograd::backward({main.loss, balance}, {share.to(main.loss.device()), at::Tensor()});
-    else
-      main.loss.backward(share.to(main.loss.device()));
+    const auto scale = share.to(main.loss.device());
+    reduction.during(done == batches.size(), [&] {
+      if (balance.defined() && balance.requires_grad())
+        torch::autograd::backward({main.loss, balance}, {scale, at::Tensor()});
+      else
+        main.loss.backward(scale);
+    });
   };
   auto rest = batches;
   if (counts_first()) {
@@ -181,12 +186,13 @@ LossSums RouterBalance::pass_alone(const Work& work, std::span<const NumberedBat
     if (!counts_first()) count(computed.trace, item.batch);
     backward(item, computed);
   }
+  reduction.begin_rest();  // before the counts, on a rank without batches too
   if (!counts_first()) share_counts();
   return sums;
 }
 
 LossSums RouterBalance::pass_in_stages(const Work& work, std::span<const NumberedBatch> batches,
-                                       const at::Tensor& share) {
+                                       const at::Tensor& share, GradientReduction& reduction) {
   const auto counting = [&](const NumberedBatch& item, const Forward& forward) {
     RoutingTrace trace;
     StageOutput out{traced(work, item, trace, forward), {}};
@@ -204,7 +210,8 @@ LossSums RouterBalance::pass_in_stages(const Work& work, std::span<const Numbere
     pipelined_forward(work.model, batches, mesh_, counting);
     share_counts();
   }
-  const auto sums = pipelined_pass(work.model, batches, share, mesh_, work.vocabulary, learning);
+  const auto sums =
+      pipelined_pass(work.model, batches, share, mesh_, work.vocabulary, learning, reduction);
   if (!counts_first()) share_counts();
   return sums;
 }
@@ -213,10 +220,11 @@ StepPass RouterBalance::pass(models::CausalLM& model, peft::LoraAdapter& adapter
                              std::uint64_t seed, std::int64_t step,
                              const VocabularyPart& vocabulary) {
   const Work work{model, adapter, seed, step, vocabulary};
-  return [this, work](std::span<const NumberedBatch> batches, const at::Tensor& share) {
+  return [this, work](std::span<const NumberedBatch> batches, const at::Tensor& share,
+                      GradientReduction& reduction) {
     begin(batches);
-    return mesh_.sizes.pp > 1 ? pass_in_stages(work, batches, share)
-                              : pass_alone(work, batches, share);
+    return mesh_.sizes.pp > 1 ? pass_in_stages(work, batches, share, reduction)
+                              : pass_alone(work, batches, share, reduction);
   };
 }
 

@@ -73,9 +73,9 @@ class RouterBalance {
   static at::Tensor traced(const Work& work, const NumberedBatch& item, models::RoutingTrace& trace,
                            const Forward& forward);
   LossSums pass_alone(const Work& work, std::span<const NumberedBatch> batches,
-                      const at::Tensor& share);
+                      const at::Tensor& share, GradientReduction& reduction);
   LossSums pass_in_stages(const Work& work, std::span<const NumberedBatch> batches,
-                          const at::Tensor& share);
+                          const at::Tensor& share, GradientReduction& reduction);
   bool counts_first() const;
   void begin(std::span<const NumberedBatch> batches);
   void count(const models::RoutingTrace& trace, const LabelledBatch& batch);

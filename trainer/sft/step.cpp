@@ -73,11 +73,17 @@ void fail_step(std::int64_t step, const std::string& quantity, double value) {
   fail_step(step, quantity + " is " + found);
 }
 
-double apply_gradients(FlatParameters& trainable, AdamW& optimizer, const GradientSync& sync,
+GradientReduction reduction_of(const GradientSync& sync, FlatParameters& trainable) {
+  std::vector<at::Tensor> values;
+  for (const auto& [name, value] : trainable.parameters()) values.push_back(value);
+  return {sync, std::move(values), trainable.gradients()};
+}
+
+double apply_gradients(FlatParameters& trainable, AdamW& optimizer, GradientReduction& reduction,
                        const StepSettings& settings) {
-  sync.reduce(trainable.gradients());  // once a step, not once a micro-batch
+  reduction.wait();
   // Every rank holds the same numbers by now, so every rank takes the same branch.
-  const double norm = sync.norm(trainable.gradients());
+  const double norm = reduction.sync().norm(trainable.gradients());
   if (!std::isfinite(norm)) fail_step(settings.step, "the gradient norm", norm);
   const double scale = settings.max_grad_norm > 0.0
                            ? std::min(1.0, settings.max_grad_norm / (norm + 1e-6))  // as in torch
@@ -87,16 +93,18 @@ double apply_gradients(FlatParameters& trainable, AdamW& optimizer, const Gradie
 }
 
 StepPass one_by_one(BatchLoss batch_loss) {
-  return [batch_loss = std::move(batch_loss)](std::span<const NumberedBatch> batches,
-                                              const at::Tensor& share) {
-    LossSums sums;
-    for (const auto& item : batches) {
-      const auto part = batch_loss(item.batch, item.first_token);
-      part.loss.backward(share.to(part.loss.device()));
-      sums += part.sums;
-    }
-    return sums;
-  };
+  return
+      [batch_loss = std::move(batch_loss)](std::span<const NumberedBatch> batches,
+                                           const at::Tensor& share, GradientReduction& reduction) {
+        LossSums sums;
+        for (std::size_t i = 0; i < batches.size(); ++i) {
+          const auto part = batch_loss(batches[i].batch, batches[i].first_token);
+          reduction.during(i + 1 == batches.size(),
+                           [&] { part.loss.backward(share.to(part.loss.device())); });
+          sums += part.sums;
+        }
+        return sums;
+      };
 }
 
 StepPass in_stages(models::CausalLM& model, peft::LoraAdapter& adapter, std::uint64_t seed,
@@ -109,10 +117,11 @@ StepPass in_stages(models::CausalLM& model, peft::LoraAdapter& adapter, std::uin
                                {.seed = seed, .step = step, .first_token = item.first_token});
     return StageOutput{forward(item.batch), {}};
   };
-  return [&model, &mesh, vocabulary, around](std::span<const NumberedBatch> batches,
-                                             const at::Tensor& share) {
-    return pipelined_pass(model, batches, share, mesh, vocabulary, around);
-  };
+  return
+      [&model, &mesh, vocabulary, around](std::span<const NumberedBatch> batches,
+                                          const at::Tensor& share, GradientReduction& reduction) {
+        return pipelined_pass(model, batches, share, mesh, vocabulary, around, reduction);
+      };
 }
 
 StepReport sft_step(const StepPass& pass, FlatParameters& trainable, AdamW& optimizer,
@@ -128,7 +137,9 @@ StepReport sft_step(const StepPass& pass, FlatParameters& trainable, AdamW& opti
                                  " tokens is supervised: there is nothing to learn from");
   const auto share = at::full({}, 1.0 / static_cast<double>(counts.supervised), at::kFloat);
 
-  const auto passed = pass(numbered_batches(documents, sync.mesh(), settings), share);
+  auto reduction = reduction_of(sync, trainable);
+  const auto passed = pass(numbered_batches(documents, sync.mesh(), settings), share, reduction);
+  reduction.begin_rest();
   auto sums = at::zeros({2}, at::kDouble);  // loss, correct
   auto* sum = sums.mutable_data_ptr<double>();
   sum[0] = passed.loss;
@@ -141,7 +152,7 @@ StepReport sft_step(const StepPass& pass, FlatParameters& trainable, AdamW& opti
                     .num_supervised = counts.supervised,
                     .num_correct = static_cast<std::int64_t>(sum[1])};
   if (!std::isfinite(report.loss)) fail_step(settings.step, "the loss", report.loss);
-  report.grad_norm = apply_gradients(trainable, optimizer, sync, settings);
+  report.grad_norm = apply_gradients(trainable, optimizer, reduction, settings);
   return report;
 }
 

@@ -47,19 +47,22 @@ struct StepReport {
   std::int64_t num_tokens = 0, num_supervised = 0, num_correct = 0;  // of all ranks
 };
 
-/// Forward and backward of all micro-batches of a step, `share` times the summed loss.
-using StepPass =
-    std::function<LossSums(std::span<const NumberedBatch> batches, const at::Tensor& share)>;
+/// Forward and backward of all micro-batches of a step, `share` times the summed loss. The last
+/// backward runs in `reduction`.
+using StepPass = std::function<LossSums(std::span<const NumberedBatch> batches,
+                                        const at::Tensor& share, GradientReduction& reduction)>;
 StepPass one_by_one(BatchLoss batch_loss);
 /// Over the stages of a pipeline, with dropout masks as adapted_loss() has them.
 StepPass in_stages(models::CausalLM& model, peft::LoraAdapter& adapter, std::uint64_t seed,
                    std::int64_t step, const distributed::Mesh& mesh,
                    const VocabularyPart& vocabulary);
 
-/// Behind the last backward of a step: sums the gradients over ranks, clips, checks, updates.
-/// Answers their norm before clipping. Throws NumericError, before the parameters are touched,
-/// where it is not finite.
-double apply_gradients(FlatParameters& trainable, AdamW& optimizer, const GradientSync& sync,
+/// For one step's backward passes; `sync` and `trainable` outlive it.
+GradientReduction reduction_of(const GradientSync& sync, FlatParameters& trainable);
+/// Behind the last backward of a step: waits for the sum over ranks, clips, checks, updates.
+/// Answers the gradients' norm before clipping. Throws NumericError, before the parameters are
+/// touched, where it is not finite.
+double apply_gradients(FlatParameters& trainable, AdamW& optimizer, GradientReduction& reduction,
                        const StepSettings& settings);
 /// Throws NumericError with the number of the step.
 [[noreturn]] void fail_step(std::int64_t step, const std::string& what);
