@@ -13,9 +13,9 @@ std::int64_t size_of(const std::vector<std::int64_t>& ids) {
   return static_cast<std::int64_t>(ids.size());
 }
 
-std::vector<PromptGroup> groups_of(const ModelShape& shape,
-                                   const std::vector<GenerationRequest>& requests) {
-  std::vector<PromptGroup> groups;
+std::vector<RequestGroup> groups_of(const ModelShape& shape,
+                                    const std::vector<GenerationRequest>& requests) {
+  std::vector<RequestGroup> groups;
   std::size_t first = 0;
   for (const auto& request : requests) {
     const auto end = first + static_cast<std::size_t>(request.num_completions);
@@ -28,17 +28,17 @@ std::vector<PromptGroup> groups_of(const ModelShape& shape,
   return groups;
 }
 
-std::int64_t num_places(const std::vector<PromptGroup>& groups, std::int64_t batch_size) {
+std::int64_t num_places(const std::vector<RequestGroup>& groups, std::int64_t batch_size) {
   const auto num_completions = groups.empty() ? 0 : static_cast<std::int64_t>(groups.back().end);
   return std::min(std::max<std::int64_t>(batch_size, 1), num_completions);
 }
 
 /// Positions of a completion at its longest: the last token is not computed any more.
-std::int64_t longest(const PromptGroup& group) {
+std::int64_t longest(const RequestGroup& group) {
   return size_of(group.prompt.ids) + std::max<std::int64_t>(group.max_new_tokens - 1, 0);
 }
 
-std::int64_t num_blocks(const std::vector<PromptGroup>& groups, const GenerationOptions& options) {
+std::int64_t num_blocks(const std::vector<RequestGroup>& groups, const GenerationOptions& options) {
   const auto size = options.cache_block_size;
   if (options.cache_tokens > 0) return std::max<std::int64_t>(options.cache_tokens / size, 1);
   // Enough for all places at the longest sequence's length and a prompt that is kept, and so that
@@ -63,14 +63,14 @@ Schedule::Schedule(const ModelShape& shape, const std::vector<GenerationRequest>
                       " tokens");
 }
 
-const PromptGroup& Schedule::group_of(std::size_t completion) const {
-  return *std::ranges::upper_bound(groups_, completion, {}, &PromptGroup::end);
+const RequestGroup& Schedule::group_of(std::size_t completion) const {
+  return *std::ranges::upper_bound(groups_, completion, {}, &RequestGroup::end);
 }
 
 bool Schedule::has_work() const {
   return !running_.empty() || !waiting_.empty() || !prompts_.empty() ||
          std::any_of(groups_.begin() + static_cast<std::ptrdiff_t>(next_group_), groups_.end(),
-                     [](const PromptGroup& group) { return group.next < group.end; });
+                     [](const RequestGroup& group) { return group.next < group.end; });
 }
 
 std::int64_t Schedule::num_blocks_missing(const Sequence& sequence, std::int64_t length) const {
@@ -131,7 +131,7 @@ void Schedule::end(Running& running) {
 
 void Schedule::sweep() {
   std::erase_if(running_, [](const Running& running) { return running.ended; });
-  std::erase_if(prompts_, [&](PromptGroup* group) {
+  std::erase_if(prompts_, [&](RequestGroup* group) {
     if (group->next < group->end) return false;
     release(group->prompt);
     group->next_logits_V = {};

@@ -21,7 +21,7 @@ struct Sequence {
 
 /// The completions of one prompt. Those that have not begun are forks of the prompt's sequence,
 /// which is computed once and kept until the last of them has begun.
-struct PromptGroup {
+struct RequestGroup {
   const GenerationRequest* request;
   std::int64_t max_new_tokens;  // of a completion, within the model's positions
   std::size_t first, end;       // its completions
@@ -33,7 +33,7 @@ struct PromptGroup {
 /// A completion that has begun: its sequence is prompt and completion.
 struct Running {
   std::size_t completion;
-  PromptGroup* group;
+  RequestGroup* group;
   Sequence sequence;
   bool ended = false;
 };
@@ -48,7 +48,7 @@ class Schedule {
            const GenerationOptions& options);
 
   std::size_t num_completions() const { return groups_.empty() ? 0 : groups_.back().end; }
-  const PromptGroup& group_of(std::size_t completion) const;
+  const RequestGroup& group_of(std::size_t completion) const;
   bool has_work() const;
 
   /// Completions that were put back go on.
@@ -65,7 +65,7 @@ class Schedule {
   /// two pointers is set.
   struct Piece {
     Running* running;
-    PromptGroup* group;
+    RequestGroup* group;
     std::int64_t count;
 
     Sequence& sequence() const { return running != nullptr ? running->sequence : group->prompt; }
@@ -87,10 +87,10 @@ class Schedule {
   void plan_running(std::vector<Piece>& pieces, std::int64_t& budget);
   void plan_prompts(std::vector<Piece>& pieces, std::int64_t& budget);
 
-  std::vector<PromptGroup> groups_;
+  std::vector<RequestGroup> groups_;
   std::int64_t num_places_, prefill_tokens_;
-  std::size_t next_group_ = 0;         // the first that has not been admitted
-  std::vector<PromptGroup*> prompts_;  // admitted, with completions that have not begun; in order
+  std::size_t next_group_ = 0;          // the first that has not been admitted
+  std::vector<RequestGroup*> prompts_;  // admitted, with completions that have not begun; in order
   std::deque<Running> running_, waiting_;  // in order; waiting: put back
   KvCache cache_;
 };
