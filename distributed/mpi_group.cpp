@@ -2,8 +2,12 @@
 
 #include <algorithm>
 #include <array>
+#include <memory>
+#include <mutex>
+#include <new>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "distributed/host_group.hpp"
 #include "distributed/mpi_check.hpp"
@@ -55,10 +59,7 @@ class Transfer final : public Pending::Work {
         held_(std::make_unique<Held>(std::move(held))),
         options_(options) {}
   ~Transfer() override {
-    // MPI may still write: better to lose the memory, on the way out, than to have it corrupted.
-    // Something still points at it, which tells it from a leak.
-    static auto& lost = *new std::vector<std::unique_ptr<Held>>;
-    if (num_open_ > 0) lost.push_back(std::move(held_));
+    if (num_open_ > 0) lose();
   }
   Transfer(const Transfer&) = delete;
   Transfer& operator=(const Transfer&) = delete;
@@ -112,6 +113,19 @@ class Transfer final : public Pending::Work {
   }
 
  private:
+  /// MPI may still write: better to lose the memory, on the way out, than to have it corrupted. The
+  /// list keeps a pointer to it, which tells it from a leak.
+  void lose() noexcept {
+    static auto& lost = *new std::vector<std::unique_ptr<Held>>;
+    static auto& mutex = *new std::mutex;
+    const std::scoped_lock lock(mutex);
+    try {
+      lost.push_back(std::move(held_));
+    } catch (const std::bad_alloc&) {
+      static_cast<void>(held_.release());
+    }
+  }
+
   struct Piece {
     int peer;
     std::size_t num_bytes;

@@ -5,9 +5,14 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
+#include <torch/csrc/autograd/variable.h>
 
+#include <algorithm>
 #include <catch2/catch.hpp>
+#include <cstdint>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/support/on_ranks.hpp"
@@ -17,7 +22,8 @@ namespace {
 
 using distributed::Group;
 
-constexpr int kRanks = 3, kLayers = 4;
+constexpr int kRanks = 3;
+constexpr std::int64_t kLayers = 4;
 
 /// A chain y = ((x v_0) v_1) ..., whose gradients are views of one flat tensor.
 struct Chain {
@@ -38,42 +44,49 @@ struct Chain {
   }
 };
 
-/// The output, and in `begun` how many buckets had begun when backward came below layer `watched`.
-at::Tensor forward(const Chain& chain, double x, const GradientReduction& reduction, int watched,
+/// What a rank has seen of a step.
+struct Seen {
+  at::Tensor gradients;
+  std::size_t buckets = 0, early = 99, late = 99, begun = 0;
+};
+
+/// The output; `begun` is how many buckets had begun when backward came below layer 2.
+at::Tensor forward(const Chain& chain, double x, const GradientReduction& reduction,
                    std::size_t& begun) {
   auto y = at::full({2}, x, at::kFloat);
-  for (int i = 0; i < kLayers; ++i) {
-    y = y * chain.values[static_cast<std::size_t>(i)];
-    if (i + 1 == watched)
-      y.register_hook([&](const at::Tensor&) { begun = reduction.num_begun(); });
+  for (std::size_t i = 0; i < chain.values.size(); ++i) {
+    y = y * chain.values[i];
+    if (i == 1) y.register_hook([&](const at::Tensor&) { begun = reduction.num_begun(); });
   }
   return y.sum();
 }
 
-TEST_CASE("gradients are summed over ranks while backward still computes") {
+TEST_CASE("gradients are summed over ranks while the last backward computes") {
   const auto all = distributed::on_ranks(kRanks, [](Group& world) {
     const auto mesh = distributed::make_mesh(world, {.dp = kRanks});
     Chain chain;
     const GradientSync sync(mesh, chain.trainables(), /*bucket_elements=*/1);
-    CHECK(sync.buckets().size() == kLayers);
     GradientReduction reduction(sync, chain.values, chain.gradients);
-    std::size_t first = 99, second = 99;
-    const auto earlier = forward(chain, 1.0, reduction, 2, first);
-    reduction.during(/*last=*/false, [&] { earlier.backward(); });
-    const auto later = forward(chain, 1.0 + world.rank(), reduction, 2, second);
-    reduction.during(/*last=*/true, [&] { later.backward(); });
-    CHECK(reduction.num_begun() == kLayers);
+    Seen seen{.gradients = chain.gradients, .buckets = sync.buckets().size()};
+    const auto first = forward(chain, 1.0, reduction, seen.early);
+    reduction.run(/*last=*/false, [&] { first.backward(); });
+    const auto second = forward(chain, 1.0 + world.rank(), reduction, seen.late);
+    reduction.run(/*last=*/true, [&] { second.backward(); });
+    seen.begun = reduction.num_begun();
     reduction.wait();
-    CHECK(first == 0);
-    CHECK(second == 2);  // layers 3 and 2
-    return chain.gradients;
+    return seen;
   });
-  // dy/dv = 2^3 x at each place; the sum of x over ranks is 3 of the first and 1 + 2 + 3.
-  for (const auto& gradients : all) CHECK(at::equal(gradients, at::full({kLayers * 2}, 72.0)));
+  for (const auto& seen : all) {
+    CHECK(seen.buckets == std::size_t{kLayers});
+    CHECK(seen.early == 0);
+    CHECK(seen.late == 2);  // layers 3 and 2
+    CHECK(seen.begun == std::size_t{kLayers});
+    // 2^3 x at each place; over ranks the x of the first add up to 3, of the second to 1 + 2 + 3.
+    CHECK(at::equal(seen.gradients, at::full({kLayers * 2}, 72.0)));
+  }
 }
 
-TEST_CASE(
-    "a rank without a backward, and parameters that backward does not reach, add what they have") {
+TEST_CASE("ranks without a backward and parameters that none reaches add what they have") {
   const auto all = distributed::on_ranks(kRanks, [](Group& world) {
     const auto mesh = distributed::make_mesh(world, {.dp = kRanks});
     Chain chain;
@@ -81,13 +94,44 @@ TEST_CASE(
     GradientReduction reduction(sync, chain.values, chain.gradients);
     if (world.rank() == 0) {
       const auto y = chain.values[0] * chain.values[2];
-      reduction.during(/*last=*/true, [&] { y.sum().backward(); });
+      reduction.run(/*last=*/true, [&] { y.sum().backward(); });
     }
     reduction.wait();
     return chain.gradients;
   });
   const auto expected = at::tensor({2.0F, 2.0F, 0.0F, 0.0F, 2.0F, 2.0F, 0.0F, 0.0F});
   for (const auto& gradients : all) CHECK(at::equal(gradients, expected));
+}
+
+TEST_CASE("nothing follows the last backward, and nothing watches behind the reduction") {
+  const auto world = distributed::make_single_group();
+  const auto mesh = distributed::make_mesh(*world, {});
+  Chain chain;
+  const GradientSync sync(mesh, chain.trainables());
+  {
+    GradientReduction reduction(sync, chain.values, chain.gradients);
+    reduction.run(/*last=*/true, [] {});
+    CHECK_THROWS(reduction.run(/*last=*/true, [] {}));
+  }
+  const auto watched = distributed::on_ranks(2, [](Group& ranks) {
+    const auto two = distributed::make_mesh(ranks, {.dp = 2});
+    Chain of_rank;
+    const GradientSync over_ranks(two, of_rank.trainables());
+    const auto num_watched = [&] {
+      return std::ranges::count_if(of_rank.values, [](const auto& value) {
+        return torch::autograd::impl::post_acc_grad_hooks(value) != nullptr;
+      });
+    };
+    std::optional<GradientReduction> reduction;
+    reduction.emplace(over_ranks, of_rank.values, of_rank.gradients);
+    const auto during = num_watched();
+    reduction.reset();
+    return std::pair(during, num_watched());
+  });
+  for (const auto& [during, behind] : watched) {
+    CHECK(during == kLayers);
+    CHECK(behind == 0);
+  }
 }
 
 TEST_CASE("a bucket holds neighbours of one placement") {

@@ -98,6 +98,17 @@ def rewards_start_once(program, mpiexec, folder, model):
     expect(len(children) == 1, f"one child for two ranks: {children}")
 
 
+def groups_without_gradient(program, mpiexec, folder, model):
+    """They have a forward alone, and ranks have different ones."""
+    settings = ("grpo.beta=0", 'rewards=[{name: regex, pattern: "[xyz]"}]')
+    one = run(program, mpiexec, folder, model, "silent", 1, {}, 4, *settings)
+    shares = [line["frac_reward_zero_std"] for line in one[1] if "frac_reward_zero_std" in line]
+    expect(any(0 < share < 1 for share in shares), f"some groups have equal rewards: {shares}")
+    for layout, (ranks, sizes) in LAYOUTS[model.name].items():
+        label = f"silent-{layout}"
+        compare(label, run(program, mpiexec, folder, model, label, ranks, sizes, 4, *settings), one)
+
+
 def goes_on_from_step_3(folder, name):
     shutil.rmtree(folder / name / "checkpoints" / "step-000006")
     shutil.rmtree(folder / name / "adapter")
@@ -129,6 +140,7 @@ def main(program, golden, mpiexec):
         # Step 3 is the first of the two of its batch: what is left of it must travel.
         model = golden / "tiny_llama"
         rewards_start_once(program, mpiexec, folder, model)
+        groups_without_gradient(program, mpiexec, folder, model)
         batches_sampled_ahead(program, mpiexec, folder, model)
         one = run(program, mpiexec, folder, model, "straight", 1, {}, max_steps=6)
         for label, begun, ended in (("2-to-1", 2, 1), ("1-to-2", 1, 2)):

@@ -160,7 +160,8 @@ Curve train(const Job& job, const std::vector<Example>& examples, Group& world,
   FlatParameters::Named named;
   for (const auto& trainable : trainables) named.emplace_back(trainable.name, trainable.value);
   FlatParameters trainable(named);
-  const GradientSync sync(mesh, trainables);
+  // Small buckets begin between the layers' own calls.
+  const GradientSync sync(mesh, trainables, /*bucket_elements=*/64);
   AdamW optimizer(trainable, {});
   const auto vocabulary = vocabulary_part(*model, mesh);
   std::optional<RouterBalance> balance;

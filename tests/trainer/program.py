@@ -210,13 +210,15 @@ def test(function):
 def run_tests(names, make):
     """Each test with what `make` makes of a folder of its own; `names`: only these, where there are some."""
     unknown = set(names) - {function.__name__ for function in TESTS}
-    if unknown or not TESTS:
+    if unknown:
         sys.exit(f"no such test: {sorted(unknown)}")
+    if not TESTS:
+        sys.exit("no function is marked with @test")
     for function in TESTS:
         if names and function.__name__ not in names:
             continue
         begin = time.monotonic()
-        print(function.__name__.replace("_", " "), end="", flush=True)
+        print(function.__name__.replace("_", " "), flush=True)
         with tempfile.TemporaryDirectory(prefix="tailor-test-") as folder:
             function(make(pathlib.Path(folder)))
         print(f"  {time.monotonic() - begin:.1f} s", flush=True)

@@ -12,6 +12,7 @@
 #include "models/files/mapped_file.hpp"
 #include "tests/trainer/peft_golden.hpp"
 #include "trainer/losses/router_losses.hpp"
+#include "trainer/parallel/gradient_sync.hpp"
 #include "trainer/sft/flat_parameters.hpp"
 #include "trainer/sft/router_balance.hpp"
 
@@ -60,6 +61,14 @@ const auto kGradient = [](const at::Tensor& value) {
 };
 
 }  // namespace
+
+/// For a pass on one rank, where nothing is summed.
+struct OneRankReduction {
+  explicit OneRankReduction(const distributed::Mesh& mesh)
+      : sync(mesh, std::vector<trainer::GradientSync::Bucket>()), reduction(sync, {}, {}) {}
+  trainer::GradientSync sync;
+  trainer::GradientReduction reduction;
+};
 
 TEST_CASE("trained routers saved by PEFT give PEFT's logits", "[trainer]") {
   const auto name = GENERATE(as<std::string>(), "mixtral", "olmoe", "qwen3_moe", "deepseek_v3");
@@ -176,7 +185,8 @@ TEST_CASE("gradients of the balanced loss equal those of transformers' function"
   }
   const auto share = at::full({}, 1.0 / static_cast<double>(supervised), at::kFloat);
   const auto pass = balance.pass(*setting.model, *setting.adapter, /*seed=*/0, /*step=*/1, {});
-  const auto sums = pass(batches, share);
+  OneRankReduction alone(mesh);
+  const auto sums = pass(batches, share, alone.reduction);
   CHECK(sums.loss / static_cast<double>(supervised) ==
         Approx(setting.numbers("loss").front()).epsilon(1e-5));
   CHECK(setting.largest_difference("balanced_gradient", kGradient) < 1e-5);
@@ -258,8 +268,9 @@ TEST_CASE("a step adds the balancing losses with the weights that are documented
   const auto mesh = distributed::make_mesh(*world, {});
   trainer::RouterBalance balance(config, *setting.model, mesh);
   // A share of 0 leaves the cross-entropy out.
-  balance.pass(*setting.model, *setting.adapter, /*seed=*/1, /*step=*/1, {})(batches,
-                                                                             at::zeros({}));
+  OneRankReduction alone(mesh);
+  balance.pass(*setting.model, *setting.adapter, /*seed=*/1, /*step=*/1, {})(batches, at::zeros({}),
+                                                                             alone.reduction);
   const auto found = gradients();
   balancing_loss(setting, config, batches).backward();
   const auto expected = gradients();

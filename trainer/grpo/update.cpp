@@ -107,7 +107,7 @@ class Pass {
     auto passed = forward(policy_, batch, /*keep_logits=*/learns);
     report.num_tokens += batch.num_tokens;
     if (batch.rollouts.empty()) {  // other ranks need this one in their backward
-      reduction.during(last, [&] { passed.hidden_SD.sum().backward(); });
+      reduction.run(last, [&] { passed.hidden_SD.sum().backward(); });
       return;
     }
     const auto of = policy_batch(batch, passed.tokens);
@@ -130,7 +130,7 @@ class Pass {
       report.loss += share * entropy;
     }
     const auto dhidden_SD = passed.tokens.backward(part.dlogprobs_S, dentropies_S);
-    reduction.during(last, [&] { passed.hidden_SD.backward(dhidden_SD); });
+    reduction.run(last, [&] { passed.hidden_SD.backward(dhidden_SD); });
   }
 
  private:
@@ -177,12 +177,13 @@ UpdateReport grpo_update(const Policy& policy, FlatParameters& trainable, AdamW&
   const Pass pass(policy, counts, correction);
   auto reduction = reduction_of(sync, trainable);
   const auto parts = parts_of(rollouts, policy);
-  const auto last = std::ranges::find(parts.rbegin(), parts.rend(), true, &Part::learns);
+  // Parts behind it have a forward alone: buckets are under way meanwhile.
+  const auto last_learning = std::ranges::find(parts.rbegin(), parts.rend(), true, &Part::learns);
   for (auto part = parts.begin(); part != parts.end(); ++part) {
     const auto batches = completion_batches(policy, part->rollouts, settings);
     for (const auto& batch : batches)
-      pass(batch, part->learns, part + 1 == last.base() && &batch == &batches.back(), report,
-           reduction);
+      pass(batch, part->learns, part + 1 == last_learning.base() && &batch == &batches.back(),
+           report, reduction);
   }
   reduction.begin_rest();
   add_over_ranks(report, sync.data());

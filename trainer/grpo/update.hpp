@@ -19,12 +19,12 @@ struct UpdateReport {
 };
 
 /// One optimizer step over `rollouts`, this rank's share: zero, count, forward and backward a
-/// batch, reduce once, clip, check, update. Denominators are those of all ranks, however the
-/// rollouts are cut; bnpo's are each rank's own tokens. Where a rollout has no old_logprobs they
-/// are the ones this step computes, as for the first and only update of a batch. Groups without
-/// gradient, as those of equal rewards are, have no backward, where no other rank needs it.
-/// `correction` is resolved: not Auto. Throws NumericError, before the parameters are touched,
-/// where loss or gradient are not finite.
+/// batch, reduce while the last backward runs, clip, check, update. Denominators are those of all
+/// ranks, however the rollouts are cut; bnpo's are each rank's own tokens. Where a rollout has no
+/// old_logprobs they are the ones this step computes, as for the first and only update of a batch.
+/// Groups without gradient, as those of equal rewards are, have no backward, where no other rank
+/// needs it. `correction` is resolved: not Auto. Throws NumericError, before the parameters are
+/// touched, where loss or gradient are not finite.
 UpdateReport grpo_update(const Policy& policy, FlatParameters& trainable, AdamW& optimizer,
                          std::span<Rollout> rollouts, const GradientSync& sync,
                          const StepSettings& settings, Correction correction);

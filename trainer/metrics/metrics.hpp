@@ -47,7 +47,7 @@ struct StepMetrics {
   double step_time_s = 0.0;
   std::int64_t rss_bytes = 0;  // rss_bytes() of memory.hpp
   std::vector<Metric> more;    // of the task: what GRPO tells of rewards and policy
-  bool logged = false;         // whatever the interval says
+  bool logged = false;         // even where the interval leaves it out
 };
 
 /// One pass over the evaluation data after `step` steps.

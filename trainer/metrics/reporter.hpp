@@ -16,8 +16,8 @@ struct ReporterOptions {
   bool silent = false;         // no bar and no lines, for ranks beside the first
   std::string curve = "loss";  // the number of a step that curve() collects
   std::int64_t total_steps = 0;
-  std::int64_t logging_steps = 1;  // steps that are a multiple of it are logged, the last one,
-                                   // and StepMetrics::logged
+  std::int64_t logging_steps = 1;  // multiples of it are logged, the last step, and
+                                   // steps with StepMetrics::logged
   /// The step of the checkpoint that the run goes on from, 0 at a fresh start. What the files hold
   /// of later steps is taken back, so that a resumed run leaves the lines of an uninterrupted one.
   /// A checkpoint of step n must therefore be written after everything of step n is reported.

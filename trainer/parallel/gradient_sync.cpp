@@ -1,6 +1,7 @@
 #include "trainer/parallel/gradient_sync.hpp"
 
 #include <ATen/ops/zeros.h>
+#include <c10/util/Exception.h>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
 
@@ -85,7 +86,8 @@ struct GradientReduction::Part {
   distributed::Pending pending;
 };
 
-/// Counts a parameter's gradient, once backward has added to it.
+/// Counts a parameter's gradient, once backward has added to it. libtorch 2.14 has no public call
+/// for this: a tensor has one place for such a hook, and a second one takes it.
 class GradientReduction::Watch final : public torch::autograd::PostAccumulateGradHook {
  public:
   Watch(GradientReduction& owner, std::size_t part) : owner_(owner), part_(part) {}
@@ -112,6 +114,7 @@ GradientReduction::GradientReduction(const GradientSync& sync, std::vector<at::T
     begin += bucket.num_elements;
     parameter += bucket.num_parameters;
   }
+  TORCH_INTERNAL_ASSERT(parameter == parameters_.size() && begin == gradients.numel());
   std::ranges::stable_sort(parts_, std::ranges::greater{}, &Part::lowest_layer);
   for (std::size_t i = 0; i < parts_.size(); ++i)
     for (std::size_t k = 0; k < parts_[i].num_parameters; ++k)
@@ -125,7 +128,8 @@ GradientReduction::~GradientReduction() {
     torch::autograd::impl::set_post_acc_grad_hooks(parameter, nullptr);
 }
 
-void GradientReduction::during(bool last, const std::function<void()>& backward) {
+void GradientReduction::run(bool last, const std::function<void()>& backward) {
+  TORCH_INTERNAL_ASSERT(!is_last_, "a backward behind the last one of a step");
   is_last_ = last;
   backward();
   if (last) begin_rest();
@@ -133,10 +137,11 @@ void GradientReduction::during(bool last, const std::function<void()>& backward)
 
 void GradientReduction::note(std::size_t part) {
   if (!is_last_) return;
+  TORCH_INTERNAL_ASSERT(parts_[part].num_missing > 0);
   parts_[part].num_missing -= 1;
   while (num_begun_ < parts_.size() && parts_[num_begun_].num_missing == 0)
     begin(parts_[num_begun_]);
-  // MPI moves data only inside calls.
+  // MPI moves data only inside calls, and nothing else in backward advances these.
   for (std::size_t i = 0; i < num_begun_; ++i) static_cast<void>(parts_[i].pending.ready());
 }
 

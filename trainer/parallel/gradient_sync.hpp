@@ -46,13 +46,15 @@ class GradientSync {
 
 /// The sum over ranks of one step's gradients, in place: begun bucket by bucket while the step's
 /// last backward still computes (Li et al. 2020, arXiv:2006.15704), from the last layer to the
-/// first, on all ranks in the same order. From the first bucket until begin_rest() ranks make no
-/// other collective over dp x ep, dp or tp, except where all of them make it at the same place of
-/// that backward.
+/// first, on all ranks in the same order. From its first bucket until begin_rest() has returned a
+/// rank makes no other call over dp x ep or dp: a rank without a backward begins its buckets there.
+/// Over tp a bucket is summed inside backward, blocking, between the layers' own calls: ranks of tp
+/// run the same backward and reach the same parameters.
 class GradientReduction {
  public:
-  /// `parameters`: the leaves whose gradients are the views of `gradients`, in its order; both and
-  /// `sync` outlive this. Parameters are watched as long as this lives.
+  /// `parameters`: the leaves whose gradients are the views of `gradients`, in the order of
+  /// sync.buckets(). `sync` outlives this. One reduction at a time watches a parameter, as long as
+  /// it lives.
   GradientReduction(const GradientSync& sync, std::vector<at::Tensor> parameters,
                     at::Tensor gradients);
   ~GradientReduction();
@@ -60,10 +62,11 @@ class GradientReduction {
   GradientReduction& operator=(const GradientReduction&) = delete;
 
   const GradientSync& sync() const { return sync_; }
-  /// Runs a backward. Behind the last one of a step nothing is added to the gradients.
-  void during(bool last, const std::function<void()>& backward);
-  void begin_rest();                                    // what the last backward did not reach
-  void wait();                                          // for all of it
+  /// Runs a backward, the step's last one or not; behind the last there is no other.
+  void run(bool last, const std::function<void()>& backward);
+  /// Begins what is left: on every rank, before its next call over these groups. Again: nothing.
+  void begin_rest();
+  void wait();  // begin_rest(), then until all is summed; gradients are not read before
   std::size_t num_begun() const { return num_begun_; }  // buckets
 
  private:

@@ -112,29 +112,26 @@ LossSums pipelined_pass(models::CausalLM& model, std::span<const NumberedBatch> 
     }
     in_flight.push_back(std::move(now));
   };
-  const auto backward = [&](const NumberedBatch& item, bool last) {
+  std::size_t done = 0;
+  const auto backward = [&] {
+    const auto& item = batches[done++];
     const auto now = std::move(in_flight.front());
     in_flight.pop_front();
     const auto gradient =
         neighbours.is_last() ? share.to(now.out.device()) : neighbours.from_next(item.batch);
     if (now.out.requires_grad())  // else nothing here is trained
-      reduction.during(last, [&] { back_propagate(now.out, gradient, now.loss); });
+      reduction.run(done == batches.size(), [&] { back_propagate(now.out, gradient, now.loss); });
     if (!neighbours.is_first()) neighbours.to_previous(now.in_TD.grad());
   };
 
   const auto stages_behind = static_cast<std::size_t>(mesh.pp->size() - 1 - mesh.pp->rank());
   const auto warm_up = std::min(stages_behind, batches.size());
-  std::size_t done = 0;
-  const auto back = [&] {
-    const auto& item = batches[done++];
-    backward(item, done == batches.size());
-  };
   for (std::size_t i = 0; i < batches.size(); ++i) {
     forward(batches[i]);
-    if (i >= warm_up) back();
+    if (i >= warm_up) backward();
   }
-  while (done < batches.size()) back();
-  reduction.begin_rest();
+  while (done < batches.size()) backward();
+  reduction.begin_rest();  // of a stage that trains nothing, or has no batches
   neighbours.finish();
   return sums;
 }

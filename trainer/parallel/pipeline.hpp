@@ -33,7 +33,7 @@ using AroundForward = std::function<StageOutput(
 /// Forward and backward of all micro-batches through the stages of mesh.pp, each rank doing its
 /// own: one forward, one backward in turn (1F1B; Narayanan et al. 2021, arXiv:2104.04473), so that
 /// stage s of p holds the activations of at most p - s micro-batches. `share` scales the loss.
-/// The last backward runs in `reduction`. Every rank passes the same batches; the answer is the
+/// Every backward runs in `reduction`. Every rank passes the same batches; the answer is the
 /// last stage's, zeros elsewhere. A boundary costs (T, D) a micro-batch and direction.
 LossSums pipelined_pass(models::CausalLM& model, std::span<const NumberedBatch> batches,
                         const at::Tensor& share, const distributed::Mesh& mesh,

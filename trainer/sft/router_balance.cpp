@@ -157,7 +157,7 @@ LossSums RouterBalance::pass_alone(const Work& work, std::span<const NumberedBat
     sums += main.sums;
     const auto balance = loss(computed.trace, item.batch);
     const auto scale = share.to(main.loss.device());
-    reduction.during(done == batches.size(), [&] {
+    reduction.run(done == batches.size(), [&] {
       if (balance.defined() && balance.requires_grad())
         torch::autograd::backward({main.loss, balance}, {scale, at::Tensor()});
       else

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "trainer/parallel/agree.hpp"
 #include "trainer/sft/numeric_error.hpp"
@@ -99,8 +101,8 @@ StepPass one_by_one(BatchLoss batch_loss) {
         LossSums sums;
         for (std::size_t i = 0; i < batches.size(); ++i) {
           const auto part = batch_loss(batches[i].batch, batches[i].first_token);
-          reduction.during(i + 1 == batches.size(),
-                           [&] { part.loss.backward(share.to(part.loss.device())); });
+          reduction.run(i + 1 == batches.size(),
+                        [&] { part.loss.backward(share.to(part.loss.device())); });
           sums += part.sums;
         }
         return sums;

@@ -47,8 +47,9 @@ struct StepReport {
   std::int64_t num_tokens = 0, num_supervised = 0, num_correct = 0;  // of all ranks
 };
 
-/// Forward and backward of all micro-batches of a step, `share` times the summed loss. The last
-/// backward runs in `reduction`.
+/// Forward and backward of all micro-batches of a step, `share` times the summed loss. Every
+/// backward runs in `reduction`, which begins to sum over ranks in the last; a pass calls
+/// begin_rest() before calls of its own over data ranks.
 using StepPass = std::function<LossSums(std::span<const NumberedBatch> batches,
                                         const at::Tensor& share, GradientReduction& reduction)>;
 StepPass one_by_one(BatchLoss batch_loss);
@@ -70,11 +71,11 @@ double apply_gradients(FlatParameters& trainable, AdamW& optimizer, GradientRedu
 [[noreturn]] void fail_step(std::int64_t step, const std::string& quantity, double value);
 
 /// One optimizer step over `documents`, this rank's share: zero, count, forward and backward a
-/// micro-batch, reduce once, clip, check, update. Every supervised token weighs the same, however
-/// the documents are cut. Throws NumericError, before the parameters are touched, where no token is
-/// supervised and where the loss or the gradient norm is not finite. Where experts are spread over
-/// ranks, a rank that has fewer micro-batches joins in with empty ones, since the exchange of rows
-/// needs all of them.
+/// micro-batch, reduce while the last backward runs, clip, check, update. Every supervised token
+/// weighs the same, however the documents are cut. Throws NumericError, before the parameters are
+/// touched, where no token is supervised and where the loss or the gradient norm is not finite.
+/// Where experts are spread over ranks, a rank that has fewer micro-batches joins in with empty
+/// ones, since the exchange of rows needs all of them.
 StepReport sft_step(const StepPass& pass, FlatParameters& trainable, AdamW& optimizer,
                     std::span<const Example* const> documents, const GradientSync& sync,
                     const StepSettings& settings);
