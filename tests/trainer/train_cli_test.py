@@ -361,6 +361,10 @@ def wrong_commands_and_files_end_with_code_2(make):
     expect(code == 0 and text.startswith("tailor "), text)
     code, text = run("--help")
     expect(code == 0 and "train" in text, text)
+    for arguments in (["schema"], ["--help"]):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([program, *arguments], stdout=full, stderr=subprocess.PIPE, text=True)
+        expect(done.returncode == 2 and "error: stdout: " in done.stderr, f"a full disk is told: {done}")
     code, text = run("train", "/nonexistent/job.yaml", "--debug")
     expect(code == 2 and "frame" in text, text)
 

@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <csignal>
+#include <cstdio>
 #include <iostream>
 #include <string>
 #include <utility>
@@ -60,6 +61,14 @@ bool is_unknown_command(const CLI::App& app, int argc, char** argv) {
   return true;
 }
 
+/// `code`, or that of a failure where what was printed has not arrived: a full disk, for example.
+int once_written(int code) {
+  std::cout.flush();
+  if (std::cout && std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+  std::cerr << "error: stdout: what was to be printed could not be written\n";
+  return code == 0 ? 2 : code;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -91,7 +100,7 @@ int main(int argc, char** argv) {
     } else if (!is_unknown_command(app, argc, argv)) {
       app.exit(error);
     }
-    return code;
+    return once_written(code);
   }
   const auto command = app.get_subcommands().front()->get_name();
   if (command != "train")
@@ -101,10 +110,10 @@ int main(int argc, char** argv) {
     };
   if (debug) {
     cli::print_stack_traces();
-    return action();
+    return once_written(action());
   }
   try {
-    return action();
+    return once_written(action());
   } catch (const cli::Silent& silent) {
     cli::wait_to_be_ended(silent.exit_code);  // by the rank that prints the error
     return silent.exit_code;
