@@ -85,6 +85,10 @@ def check_refusals(folder):
     refused("expected a run directory", folder / "train.jsonl")
     refused(str(folder / "no" / "page.html"), folder / "run", "--output", folder / "no" / "page.html")
     expect(list((folder / "empty").iterdir()) == [], "nothing is written")
+    metrics = folder / "run" / "metrics.jsonl"
+    before = metrics.read_bytes()
+    refused("expected a new file or a page of an earlier report", folder / "run", "--output", metrics)
+    expect(metrics.read_bytes() == before, "the run's files stay")
 
 
 def main():

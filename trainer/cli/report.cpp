@@ -3,11 +3,14 @@
 
 #include <CLI/CLI.hpp>
 #include <filesystem>
+#include <fstream>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 
+#include "configs/reader.hpp"
 #include "models/files/durable_file.hpp"
 #include "trainer/cli/commands.hpp"
 #include "trainer/cli/job_summary.hpp"
@@ -17,6 +20,8 @@ namespace tailor::trainer::cli {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr std::string_view kPageBegin = "<!doctype html>";
 
 struct ReportOptions {
   std::string run, output;
@@ -39,9 +44,21 @@ void print_json(const Report& report, const fs::path& file) {
             << '\n';
 }
 
+/// Throws unless `file` is new or a page that was written before: a run's own files lie beside it.
+void check_replaceable(const fs::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  std::string begin(kPageBegin.size(), '\0');
+  if (!fs::is_regular_file(file) || fs::file_size(file) == 0) return;
+  if (!in.read(begin.data(), static_cast<std::streamsize>(begin.size())) || begin != kPageBegin)
+    throw configs::ConfigError(file.string() +
+                               ": expected a new file or a page of an earlier report, found "
+                               "another file; it is left as it is");
+}
+
 int report_command(const ReportOptions& options) {
   const fs::path file =
       options.output.empty() ? fs::path(options.run) / "report.html" : fs::path(options.output);
+  check_replaceable(file);
   const auto report = make_report(options.run);
   models::write_durable_file(file, report.html);
   for (const auto& note : report.notes) log_warn(note);
