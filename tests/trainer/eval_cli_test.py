@@ -7,6 +7,7 @@
 import json
 import math
 import pathlib
+import shutil
 import struct
 import subprocess
 import sys
@@ -114,6 +115,21 @@ def a_job_is_evaluated_with_the_adapter_that_it_left(tool):
     expect(abs(by_hand["loss"] - after["loss"]) < 1e-6 and by_hand["num_tokens"] == after["num_tokens"], by_hand)
     base = tool.json(*tool.of_model(tool.folder / "test.jsonl"))
     expect(base == before, (base, before))
+
+
+@test
+def a_loss_that_is_no_number_ends_with_code_3(tool):
+    broken = tool.folder / "broken"
+    shutil.copytree(tool.model, broken)
+    file = broken / "model.safetensors"
+    bytes_ = bytearray(file.read_bytes())
+    size = struct.unpack("<Q", bytes_[:8])[0]
+    begin = 8 + size + json.loads(bytes_[8 : 8 + size])["model.norm.weight"]["data_offsets"][0]
+    bytes_[begin : begin + 4] = b"\xff\xff\xff\x7f"  # NaN, of float32 and of bfloat16
+    file.write_bytes(bytes_)
+    rows = tool.rows({"text": "hello"})
+    error = tool.run("--model", broken, "--data", rows, code=3).stderr
+    expect("the loss is not finite" in error, error)
 
 
 @test

@@ -18,6 +18,7 @@
 #include "trainer/data/dataset.hpp"
 #include "trainer/data/guess_format.hpp"
 #include "trainer/sft/evaluate.hpp"
+#include "trainer/sft/numeric_error.hpp"
 
 namespace tailor::trainer::cli {
 namespace {
@@ -216,6 +217,9 @@ int eval(const EvalOptions& options) {
   const auto session = open_session(work.model, work.adapter);
   std::optional<LossSums> sums;
   if (!options.without_loss) sums = evaluate(*session.model, dataset, progress("evaluating"));
+  if (sums && !std::isfinite(mean_loss(*sums)))
+    throw NumericError(
+        "the loss is not finite: the model or the adapter holds numbers that are not");
   std::optional<ExactMatch> match;
   if (rule) match = run_exact_match(session, maker, std::move(asked), options, *rule);
   if (options.json) {
