@@ -44,6 +44,19 @@ struct Chain {
   }
 };
 
+/// A rank's step, with a bucket a layer.
+struct Step {
+  explicit Step(Group& world)
+      : mesh(distributed::make_mesh(world, {.dp = world.size()})),
+        sync(mesh, chain.trainables(), /*bucket_elements=*/1),
+        reduction(sync, chain.values, chain.gradients) {}
+
+  distributed::Mesh mesh;
+  Chain chain;
+  GradientSync sync;
+  GradientReduction reduction;
+};
+
 /// What a rank has seen of a step.
 struct Seen {
   at::Tensor gradients;
@@ -63,17 +76,14 @@ at::Tensor forward(const Chain& chain, double x, const GradientReduction& reduct
 
 TEST_CASE("gradients are summed over ranks while the last backward computes") {
   const auto all = distributed::on_ranks(kRanks, [](Group& world) {
-    const auto mesh = distributed::make_mesh(world, {.dp = kRanks});
-    Chain chain;
-    const GradientSync sync(mesh, chain.trainables(), /*bucket_elements=*/1);
-    GradientReduction reduction(sync, chain.values, chain.gradients);
-    Seen seen{.gradients = chain.gradients, .buckets = sync.buckets().size()};
-    const auto first = forward(chain, 1.0, reduction, seen.early);
-    reduction.run(/*last=*/false, [&] { first.backward(); });
-    const auto second = forward(chain, 1.0 + world.rank(), reduction, seen.late);
-    reduction.run(/*last=*/true, [&] { second.backward(); });
-    seen.begun = reduction.num_begun();
-    reduction.wait();
+    Step step(world);
+    Seen seen{.gradients = step.chain.gradients, .buckets = step.sync.buckets().size()};
+    const auto first = forward(step.chain, 1.0, step.reduction, seen.early);
+    step.reduction.run(/*last=*/false, [&] { first.backward(); });
+    const auto second = forward(step.chain, 1.0 + world.rank(), step.reduction, seen.late);
+    step.reduction.run(/*last=*/true, [&] { second.backward(); });
+    seen.begun = step.reduction.num_begun();
+    step.reduction.wait();
     return seen;
   });
   for (const auto& seen : all) {
@@ -88,16 +98,13 @@ TEST_CASE("gradients are summed over ranks while the last backward computes") {
 
 TEST_CASE("ranks without a backward and parameters that none reaches add what they have") {
   const auto all = distributed::on_ranks(kRanks, [](Group& world) {
-    const auto mesh = distributed::make_mesh(world, {.dp = kRanks});
-    Chain chain;
-    const GradientSync sync(mesh, chain.trainables(), /*bucket_elements=*/1);
-    GradientReduction reduction(sync, chain.values, chain.gradients);
+    Step step(world);
     if (world.rank() == 0) {
-      const auto y = chain.values[0] * chain.values[2];
-      reduction.run(/*last=*/true, [&] { y.sum().backward(); });
+      const auto y = step.chain.values[0] * step.chain.values[2];
+      step.reduction.run(/*last=*/true, [&] { y.sum().backward(); });
     }
-    reduction.wait();
-    return chain.gradients;
+    step.reduction.wait();
+    return step.chain.gradients;
   });
   const auto expected = at::tensor({2.0F, 2.0F, 0.0F, 0.0F, 2.0F, 2.0F, 0.0F, 0.0F});
   for (const auto& gradients : all) CHECK(at::equal(gradients, expected));

@@ -60,8 +60,6 @@ const auto kGradient = [](const at::Tensor& value) {
   return value.grad();
 };
 
-}  // namespace
-
 /// For a pass on one rank, where nothing is summed.
 struct OneRankReduction {
   explicit OneRankReduction(const distributed::Mesh& mesh)
@@ -69,6 +67,8 @@ struct OneRankReduction {
   trainer::GradientSync sync;
   trainer::GradientReduction reduction;
 };
+
+}  // namespace
 
 TEST_CASE("trained routers saved by PEFT give PEFT's logits", "[trainer]") {
   const auto name = GENERATE(as<std::string>(), "mixtral", "olmoe", "qwen3_moe", "deepseek_v3");
