@@ -129,7 +129,7 @@ def a_loss_that_is_no_number_ends_with_code_3(tool):
     file.write_bytes(bytes_)
     rows = tool.rows({"text": "hello"})
     error = tool.run("--model", broken, "--data", rows, code=3).stderr
-    expect("the loss is not finite" in error, error)
+    expect("the loss is not finite" in error and str(broken) in error, error)
 
 
 @test

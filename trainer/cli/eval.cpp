@@ -218,8 +218,9 @@ int eval(const EvalOptions& options) {
   std::optional<LossSums> sums;
   if (!options.without_loss) sums = evaluate(*session.model, dataset, progress("evaluating"));
   if (sums && !std::isfinite(mean_loss(*sums)))
-    throw NumericError(
-        "the loss is not finite: the model or the adapter holds numbers that are not");
+    throw NumericError("the loss is not finite: numbers that are not lie in " +
+                       work.model.name_or_path.string() +
+                       (work.adapter.empty() ? "" : " or in the adapter " + work.adapter.string()));
   std::optional<ExactMatch> match;
   if (rule) match = run_exact_match(session, maker, std::move(asked), options, *rule);
   if (options.json) {
