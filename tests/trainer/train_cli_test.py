@@ -361,6 +361,11 @@ def wrong_commands_and_files_end_with_code_2(make):
     expect(code == 0 and text.startswith("tailor "), text)
     code, text = run("--help")
     expect(code == 0 and "train" in text, text)
+    commands = [line.split()[0] for line in text.split("Subcommands:\n")[1].splitlines() if line]
+    expect(len(commands) > 10, text)
+    for arguments in ([], *([command] for command in commands)):  # answered early, and by the program's own way
+        early, late = run(*arguments, "--help"), run(*arguments, "--debug", "--help")
+        expect(early == late == run(*arguments, "-h") and early[0] == 0, f"{arguments}: {early[1]} {late[1]}")
     for arguments in (["schema"], ["--help"]):
         with open("/dev/full", "w") as full:
             done = subprocess.run([program, *arguments], stdout=full, stderr=subprocess.PIPE, text=True)

@@ -1,5 +1,4 @@
 #include <malloc.h>
-#include <torch/headeronly/version.h>
 
 #include <CLI/CLI.hpp>
 #include <csignal>
@@ -11,9 +10,9 @@
 
 #include "configs/reader.hpp"
 #include "distributed/mpi_runtime.hpp"
-#include "trainer/cli/commands.hpp"
 #include "trainer/cli/errors.hpp"
 #include "trainer/cli/ranks.hpp"
+#include "trainer/cli/program.hpp"
 
 namespace {
 
@@ -25,24 +24,6 @@ void keep_memory() {
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, -1);
   mallopt(M_TOP_PAD, 64 << 20);
-}
-
-void add_commands(CLI::App& app, cli::Action& action) {
-  cli::add_train(app, action);
-  cli::add_plan(app, action);
-  cli::add_generate(app, action);
-  cli::add_eval(app, action);
-  cli::add_tokenize(app, action);
-  cli::add_export(app, action);
-  cli::add_merge(app, action);
-  cli::add_inspect(app, action);
-  cli::add_report(app, action);
-  cli::add_init(app, action);
-  cli::add_convert(app, action);
-  cli::add_upcycle(app, action);
-  cli::add_schema(app, action);
-  cli::add_doctor(app, action);
-  cli::add_bench(app, action);
 }
 
 /// The first argument is no command: says which one may have been meant.
@@ -75,21 +56,9 @@ int main(int argc, char** argv) {
   keep_memory();
   std::signal(SIGXFSZ, SIG_IGN);  // a file over the limit is a failed write, not the end
 
-  CLI::App app("Tailor trains LoRA adapters and runs models with them.", "tailor");
-  app.require_subcommand(1);
-  app.set_version_flag("--version", "tailor " TAILOR_VERSION " (libtorch " TORCH_VERSION ")");
-  app.failure_message([](const CLI::App* command, const CLI::Error& error) {
-    const auto chosen = command->get_subcommands();
-    const auto name = chosen.empty() ? "" : chosen.front()->get_name() + " ";
-    return std::string("error: ") + error.what() + "\n`tailor " + name +
-           "--help` lists what it takes\n";
-  });
-  bool debug = false;
-  app.add_flag("--debug", debug, "print a stack trace with an error");
-  app.fallthrough();  // --debug may stand behind the command
-  cli::Action action;
-  add_commands(app, action);
-
+  CLI::App app;
+  cli::Request request;
+  cli::declare_program(app, request);
   constexpr int kUsage = 2;
   try {
     app.parse(argc, argv);
@@ -103,12 +72,13 @@ int main(int argc, char** argv) {
     return once_written(code);
   }
   const auto command = app.get_subcommands().front()->get_name();
+  auto action = std::move(request.action);
   if (command != "train")
     action = [command, run = std::move(action)] {
       cli::refuse_several_ranks(command);
       return run();
     };
-  if (debug) {
+  if (request.debug) {
     cli::print_stack_traces();
     return once_written(action());
   }
