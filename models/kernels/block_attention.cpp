@@ -15,12 +15,14 @@
 #include "models/kernels/flash_attention.hpp"
 #include "models/kernels/plain.hpp"
 #include "models/kernels/small_gemm.hpp"
+#include "models/kernels/tiled_gemm.hpp"
 
 namespace tailor::models::kernels {
 namespace {
 
 // Large enough for the products' peak, small enough that what the diagonal wastes is little.
-constexpr std::int64_t kBlockRows = 128;
+constexpr std::int64_t kMaxBlockRows = 128;
+std::int64_t block_rows() { return prefers_tiled_gemm() ? 64 : kMaxBlockRows; }
 
 /// Where a document's rows begin, and those of the prefix that it sees whole.
 struct Document {
@@ -38,6 +40,7 @@ struct Layout {
   std::vector<std::vector<Document>> groups;  // the dearest first, so that threads end together
   std::vector<Task> tasks;
   std::int64_t head_dim, value_dim, q_stride, k_stride, v_stride;
+  std::int64_t block_rows = kernels::block_rows();
 };
 
 /// What a document and its prefix cost, in no unit.
@@ -112,8 +115,8 @@ void forward_document(const Document& d, const Task& task, const Layout& layout,
   const auto* v = at.v + d.begin * vs + task.kv_head * w;
   const auto* prefix_k = at.k + d.prefix_begin * ks + task.kv_head * h;
   const auto* prefix_v = at.v + d.prefix_begin * vs + task.kv_head * w;
-  for (std::int64_t i0 = 0; i0 < d.length; i0 += kBlockRows) {
-    const auto rows = std::min(kBlockRows, d.length - i0), own = i0 + rows, n = before + own;
+  for (std::int64_t i0 = 0; i0 < d.length; i0 += layout.block_rows) {
+    const auto rows = std::min(layout.block_rows, d.length - i0), own = i0 + rows, n = before + own;
     const auto first = d.begin + i0;
     scratch.scores.resize(static_cast<std::size_t>(rows * n));
     scratch.p.resize(static_cast<std::size_t>(rows * n));
@@ -122,7 +125,7 @@ void forward_document(const Document& d, const Task& task, const Layout& layout,
     auto* score = scratch.scores.data();
     if (before > 0) gemm_nt(rows, before, h, scale, q, qs, prefix_k, ks, 0.0F, score, n);
     gemm_nt(rows, own, h, scale, q, qs, k, ks, 0.0F, score + before, n);
-    float sums[kBlockRows];
+    float sums[kMaxBlockRows];
     for (std::int64_t i = 0; i < rows; ++i) {
       float top = 0.0F;
       softmax_row(score + i * n, before + i0 + i + 1, n, scratch.p.data() + i * n, sums + i, &top);
@@ -174,9 +177,9 @@ void backward_document(const Document& d, const Task& task, const Layout& layout
   const auto own_keys = keys_at(d.begin, task, layout, at);
   const auto prefix_keys = keys_at(d.prefix_begin, task, layout, at);
   // From the last block on, which writes every key's row; the earlier ones add to it.
-  const auto last = (d.length - 1) / kBlockRows * kBlockRows;
-  for (auto i0 = last; i0 >= 0; i0 -= kBlockRows) {
-    const auto rows = std::min(kBlockRows, d.length - i0), own = i0 + rows, n = before + own;
+  const auto last = (d.length - 1) / layout.block_rows * layout.block_rows;
+  for (auto i0 = last; i0 >= 0; i0 -= layout.block_rows) {
+    const auto rows = std::min(layout.block_rows, d.length - i0), own = i0 + rows, n = before + own;
     const auto first = d.begin + i0;
     const auto* q = at.q + first * qs + task.head * h;
     const auto* dout = at.dout + first * os + task.head * w;

@@ -1,5 +1,9 @@
 #include "models/kernels/small_gemm.hpp"
 
+#include <type_traits>
+
+#include "models/kernels/tiled_gemm.hpp"
+
 extern "C" {
 // The BLAS of libtorch_cpu. Column-major, every argument a pointer.
 void sgemm_(const char* transa, const char* transb, const int* m, const int* n, const int* k,
@@ -30,12 +34,22 @@ void column_major(char transa, char transb, const Sizes& s, float alpha, const c
                     reinterpret_cast<const std::uint16_t*>(b), &s.ldb, &beta, c, &s.ldc);
 }
 
+MatrixView view(const float* data, char transposed, std::int64_t ld) {
+  return transposed == 'T' ? MatrixView{data, 1, ld} : MatrixView{data, ld, 1};
+}
+
 /// A row-major matrix is its transpose in column-major memory, so C^T = op(B)^T op(A)^T is asked
 /// for: operands and their sizes change places.
 template <class T>
 void row_major(char transa, char transb, std::int64_t m, std::int64_t n, std::int64_t k,
                float alpha, const T* a, std::int64_t lda, const T* b, std::int64_t ldb, float beta,
                float* c, std::int64_t ldc) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (prefers_tiled_gemm()) {
+      tiled_gemm(m, n, k, alpha, view(a, transa, lda), view(b, transb, ldb), beta, c, ldc);
+      return;
+    }
+  }
   const Sizes sizes{static_cast<int>(n),   static_cast<int>(m),   static_cast<int>(k),
                     static_cast<int>(ldb), static_cast<int>(lda), static_cast<int>(ldc)};
   column_major(transb, transa, sizes, alpha, b, a, beta, c);

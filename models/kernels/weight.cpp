@@ -2,12 +2,14 @@
 #include "models/kernels/weight.hpp"
 
 #include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
 #include <c10/util/Exception.h>
 
 #include <atomic>
 
+#include "models/kernels/add_product.hpp"
 #include "models/kernels/matvec.hpp"
 
 namespace tailor::models::kernels {
@@ -16,6 +18,18 @@ namespace {
 // 4 GiB: a 1B-parameter model. Above it memory is worth more than the widening.
 std::atomic<std::int64_t> budget_bytes{std::int64_t{4} << 30};
 std::atomic<std::int64_t> used_bytes{0};
+
+/// c = beta c + a b + term.
+void tiles(at::Tensor& c, const at::Tensor& a, const at::Tensor& b, float beta,
+           const LowRankTerm* term) {
+  JoinedProduct joined;
+  if (term != nullptr)
+    joined = {view_of(term->a_TR), view_of(term->b_RF), term->a_TR.size(1),
+              static_cast<float>(term->scale)};
+  TORCH_CHECK_VALUE(a.size(1) == b.size(0), "weight: ", a.sizes(), " x ", b.sizes());
+  tiled_gemm(c.size(0), c.size(1), a.size(1), 1.0F, view_of(a), view_of(b), beta,
+             c.mutable_data_ptr<float>(), c.stride(0), joined);
+}
 
 }  // namespace
 
@@ -49,18 +63,32 @@ bool Weight::keeps_operand() const {
   return widened_.defined() || stored_.scalar_type() == activation_dtype(arithmetic_);
 }
 
-at::Tensor Weight::forward(const at::Tensor& x_TI, const std::optional<at::Tensor>& bias_O) const {
-  if (x_TI.is_cpu() && x_TI.size(0) <= matvec_max_tokens(x_TI, stored_))
-    return matvec(x_TI, stored_, bias_O);
-  return at::linear(x_TI, operand(), bias_O);
+at::Tensor Weight::forward(const at::Tensor& x_TI, const std::optional<at::Tensor>& bias_O,
+                           const LowRankTerm* term) const {
+  const bool few = x_TI.is_cpu() && x_TI.size(0) <= matvec_max_tokens(x_TI, stored_);
+  if (!few && takes_tiles(x_TI)) {
+    auto y_TO = at::empty({x_TI.size(0), out_features()}, x_TI.options());
+    tiles(y_TO, x_TI, operand().t(), 0.0F, term);
+    if (bias_O) y_TO.add_(*bias_O);
+    return y_TO;
+  }
+  auto y_TO = few ? matvec(x_TI, stored_, bias_O) : at::linear(x_TI, operand(), bias_O);
+  if (term != nullptr) y_TO.addmm_(term->a_TR, term->b_RF, 1, term->scale);
+  return y_TO;
 }
 
-void Weight::backward_(at::Tensor& dx_TI, const at::Tensor& dy_TO) const {
-  if (dx_TI.defined()) {
-    at::addmm_out(dx_TI, dx_TI, dy_TO, operand());
-  } else {
-    dx_TI = at::mm(dy_TO, operand());
+void Weight::backward_(at::Tensor& dx_TI, const at::Tensor& dy_TO, const LowRankTerm* term) const {
+  const bool add = dx_TI.defined();
+  if (takes_tiles(dy_TO)) {
+    if (!add) dx_TI = at::empty({dy_TO.size(0), in_features()}, dy_TO.options());
+    tiles(dx_TI, dy_TO, operand(), add ? 1.0F : 0.0F, term);
+    return;
   }
+  if (add)
+    at::addmm_out(dx_TI, dx_TI, dy_TO, operand());
+  else
+    dx_TI = at::mm(dy_TO, operand());
+  if (term != nullptr) dx_TI.addmm_(term->a_TR, term->b_RF, 1, term->scale);
 }
 
 }  // namespace tailor::models::kernels

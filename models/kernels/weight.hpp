@@ -9,6 +9,12 @@
 
 namespace tailor::models::kernels {
 
+/// scale a b, a (T, R) and b (R, F), that joins a product while it is made: a LoRA branch.
+struct LowRankTerm {
+  at::Tensor a_TR, b_RF;
+  double scale;
+};
+
 /// A frozen matrix W (O, I) as it is stored, float32 or bfloat16, with the products that forward
 /// and backward need. Activations have activation_dtype(arithmetic). Nothing here is
 /// differentiated: LinearBase and peft build their autograd functions on it.
@@ -17,10 +23,13 @@ class Weight {
   Weight() = default;
   Weight(at::Tensor stored_OI, Arithmetic arithmetic);
 
-  /// y = x W^T + bias, (T, I) -> (T, O). Few tokens take a kernel that reads W once.
-  at::Tensor forward(const at::Tensor& x_TI, const std::optional<at::Tensor>& bias_O = {}) const;
-  /// dx = dy W, (T, O) -> (T, I); adds to `dx_TI` in place where it is defined, else makes it.
-  void backward_(at::Tensor& dx_TI, const at::Tensor& dy_TO) const;
+  /// y = x W^T + bias + term, (T, I) -> (T, O). Few tokens take a kernel that reads W once.
+  at::Tensor forward(const at::Tensor& x_TI, const std::optional<at::Tensor>& bias_O = {},
+                     const LowRankTerm* term = nullptr) const;
+  /// dx = dy W + term, (T, O) -> (T, I); adds to `dx_TI` in place where it is defined, else makes
+  /// it.
+  void backward_(at::Tensor& dx_TI, const at::Tensor& dy_TO,
+                 const LowRankTerm* term = nullptr) const;
 
   /// W in the dtype of the activations, for products made elsewhere; anew at each call unless
   /// keeps_operand().

@@ -1,6 +1,7 @@
 #include "trainer/bench/gemm.hpp"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randn.h>
@@ -8,6 +9,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "models/kernels/add_product.hpp"
 #include "trainer/bench/clock.hpp"
 
 namespace tailor::trainer {
@@ -27,8 +29,17 @@ std::vector<GemmSpeed> measure_gemm(models::kernels::Arithmetic arithmetic) {
   for (const auto [tokens, in, features] : kShapes) {
     const auto x = at::randn({tokens, in}, dtype), w = at::randn({features, in}, dtype);
     const auto flop = 2.0 * static_cast<double>(tokens * in * features);
-    const auto seconds = median_seconds([&] { at::linear(x, w); });
-    out.push_back({tokens, in, features, flop / seconds * 1e-9});
+    const auto add = [&, tokens, in, features](bool tiled, const auto& product) {
+      out.push_back({tokens, in, features, tiled, flop / median_seconds(product) * 1e-9});
+    };
+    add(false, [&] { at::linear(x, w); });
+    if (arithmetic != models::kernels::Arithmetic::Float32) continue;
+    auto y = at::empty({tokens, features});
+    add(true, [&] {
+      models::kernels::tiled_gemm(tokens, features, in, 1.0F, models::kernels::view_of(x),
+                                  models::kernels::view_of(w.t()), 0.0F, y.data_ptr<float>(),
+                                  features);
+    });
   }
   return out;
 }

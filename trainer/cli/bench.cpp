@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "models/kernels/arithmetic.hpp"
+#include "models/kernels/tiled_gemm.hpp"
 #include "trainer/bench/gemm.hpp"
 #include "trainer/bench/moe.hpp"
 #include "trainer/bench/step.hpp"
@@ -37,10 +38,13 @@ const char* name_of(Arithmetic arithmetic) {
   return arithmetic == Arithmetic::Float32 ? "float32" : "bfloat16";
 }
 
+const char* maker(bool tiled) { return tiled ? "tailor" : "libtorch"; }
+
 int bench_gemm(const Options& options) {
   set_threads(options.threads);
   nlohmann::ordered_json result;
   result["threads"] = at::get_num_threads();
+  result["float32_products_by"] = maker(models::kernels::prefers_tiled_gemm());
   for (const auto arithmetic : arithmetics()) {
     const auto speeds = measure_gemm(arithmetic);
     result[std::string(name_of(arithmetic)) + "_gflops"] = peak_gflops(speeds);
@@ -49,10 +53,11 @@ int bench_gemm(const Options& options) {
                                     {"tokens", s.tokens},
                                     {"in", s.in},
                                     {"out", s.out},
+                                    {"by", maker(s.tiled)},
                                     {"gflops", s.gflops}});
       if (!options.json)
-        std::printf("%-9s (%4ld, %4ld) x (%4ld, %4ld)  %7.1f GFLOP/s\n", name_of(arithmetic),
-                    s.tokens, s.in, s.out, s.in, s.gflops);
+        std::printf("%-9s (%4ld, %4ld) x (%4ld, %4ld)  %-8s %7.1f GFLOP/s\n", name_of(arithmetic),
+                    s.tokens, s.in, s.out, s.in, maker(s.tiled), s.gflops);
     }
   }
   const auto bandwidth = measure_read_bandwidth();
@@ -61,6 +66,7 @@ int bench_gemm(const Options& options) {
     std::printf("%s\n", result.dump().c_str());
     return 0;
   }
+  std::printf("float32 products are made by %s\n", maker(models::kernels::prefers_tiled_gemm()));
   for (const auto arithmetic : arithmetics())
     std::printf("peak %s: %.1f GFLOP/s\n", name_of(arithmetic),
                 result[std::string(name_of(arithmetic)) + "_gflops"].get<double>());

@@ -1,0 +1,381 @@
+// Sizes: kRows x kWidth a tile of C, which a kernel keeps in registers; a panel: kWidth columns of
+// B, one row after the other.
+#include "models/kernels/tiled_gemm.hpp"
+
+#ifndef TAILOR_TILED_GEMM_PRODUCT
+#define TAILOR_TILED_GEMM_PRODUCT
+namespace tailor::models::kernels {
+namespace {
+
+/// The arguments of tiled_gemm().
+struct Product {
+  std::int64_t m, n, k;
+  float alpha, beta;
+  MatrixView a, b;
+  float* c;
+  std::int64_t ldc;
+  JoinedProduct joined;
+};
+
+}  // namespace
+}  // namespace tailor::models::kernels
+#endif
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "models/kernels/tiled_gemm.cpp"
+#include <hwy/foreach_target.h>
+// after foreach_target
+#include <ATen/Parallel.h>
+#include <hwy/aligned_allocator.h>
+
+#include <algorithm>
+#include <atomic>
+#include <string_view>
+
+#include "models/kernels/isa.hpp"
+#include "models/kernels/simd-inl.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace tailor::models::kernels::HWY_NAMESPACE {
+
+// Two vectors a row: with 32 registers 24 of them hold sums, with 16 twelve.
+constexpr int kRows = HWY_TARGET <= HWY_AVX3 ? 12 : 6;
+constexpr std::int64_t kWidth = 2 * static_cast<std::int64_t>(hn::MaxLanes(Floats()));
+
+/// Rows of A in the order in which a tile reads them.
+struct Factors {
+  const float* a;
+  std::int64_t row_stride, column_stride;
+  const float* panel;
+  std::int64_t k;
+};
+
+struct Scales {
+  float alpha, beta;
+};
+
+template <int rows>
+HWY_INLINE void add_products(const Factors& f, VFloats (&left)[rows], VFloats (&right)[rows]) {
+  const Floats d;
+  const auto lanes = hn::Lanes(d);
+  const auto* a = f.a;
+  const auto* b = f.panel;
+  for (std::int64_t p = 0; p < f.k; ++p, a += f.column_stride, b += 2 * lanes) {
+    const auto b0 = hn::Load(d, b), b1 = hn::Load(d, b + lanes);
+#pragma GCC unroll 12
+    for (int i = 0; i < rows; ++i) {
+      const auto factor = hn::Set(d, a[i * f.row_stride]);
+      left[i] = hn::MulAdd(factor, b0, left[i]);
+      right[i] = hn::MulAdd(factor, b1, right[i]);
+    }
+  }
+}
+
+/// One tile: c = alpha (a panel + joined) + beta c.
+template <int rows>
+HWY_INLINE void tile(const Factors& f, const Factors& joined, Scales scales, float* c,
+                     std::int64_t ldc) {
+  const Floats d;
+  const auto lanes = hn::Lanes(d);
+  VFloats left[rows], right[rows];
+#pragma GCC unroll 12
+  for (int i = 0; i < rows; ++i) left[i] = right[i] = hn::Zero(d);
+  add_products<rows>(f, left, right);
+  if (joined.k > 0) add_products<rows>(joined, left, right);
+  const auto alpha = hn::Set(d, scales.alpha), beta = hn::Set(d, scales.beta);
+#pragma GCC unroll 12
+  for (int i = 0; i < rows; ++i) {
+    auto* const row = c + i * ldc;
+    auto l = hn::Mul(alpha, left[i]), r = hn::Mul(alpha, right[i]);
+    if (scales.beta != 0.0F) {
+      l = hn::MulAdd(beta, hn::LoadU(d, row), l);
+      r = hn::MulAdd(beta, hn::LoadU(d, row + lanes), r);
+    }
+    hn::StoreU(l, d, row);
+    hn::StoreU(r, d, row + lanes);
+  }
+}
+
+template <int rows = kRows>
+HWY_INLINE void tile_of(int count, const Factors& f, const Factors& joined, Scales scales, float* c,
+                        std::int64_t ldc) {
+  if (count == rows) return tile<rows>(f, joined, scales, c, ldc);
+  if constexpr (rows > 1) tile_of<rows - 1>(count, f, joined, scales, c, ldc);
+}
+
+/// A tile at the right edge, of which C has `columns` only.
+void edge_tile(int count, const Factors& f, const Factors& joined, Scales scales, float* c,
+               std::int64_t ldc, std::int64_t columns) {
+  float whole[kRows * 2 * HWY_MAX_BYTES / sizeof(float)];
+  tile_of(count, f, joined, {scales.alpha, 0.0F}, whole, kWidth);
+  for (int i = 0; i < count; ++i)
+    for (std::int64_t j = 0; j < columns; ++j) {
+      auto& to = c[i * ldc + j];
+      to = whole[i * kWidth + j] + (scales.beta != 0.0F ? scales.beta * to : 0.0F);
+    }
+}
+
+#if HWY_TARGET != HWY_SCALAR
+/// 4 x 4 of them: rows of `from`, `stride` apart, become columns of `to`.
+HWY_INLINE void transpose_4x4(const float* from, std::int64_t stride, float factor, float* to) {
+  const hn::FixedTag<float, 4> d;
+  const auto factors = hn::Set(d, factor);
+  const auto row = [&](int i) { return hn::Mul(factors, hn::LoadU(d, from + i * stride)); };
+  const auto r0 = row(0), r1 = row(1), r2 = row(2), r3 = row(3);
+  const auto low01 = hn::InterleaveLower(d, r0, r1), low23 = hn::InterleaveLower(d, r2, r3);
+  const auto high01 = hn::InterleaveUpper(d, r0, r1), high23 = hn::InterleaveUpper(d, r2, r3);
+  hn::StoreU(hn::ConcatLowerLower(d, low23, low01), d, to);
+  hn::StoreU(hn::ConcatUpperUpper(d, low23, low01), d, to + kWidth);
+  hn::StoreU(hn::ConcatLowerLower(d, high23, high01), d, to + 2 * kWidth);
+  hn::StoreU(hn::ConcatUpperUpper(d, high23, high01), d, to + 3 * kWidth);
+}
+#endif
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+/// Columns of B, times `factor`, as panels.
+struct Packing {
+  MatrixView b;  // from the first column on
+  std::int64_t k, columns;
+  float factor;
+  float* panels;
+  std::int64_t panel_elements;  // from one panel to the next
+};
+
+/// Whole panels of a B whose rows lie in one piece.
+void pack_rows_of_memory(const Packing& to, std::int64_t num_panels) {
+  const Floats d;
+  const auto factors = hn::Set(d, to.factor);
+  for (std::int64_t j = 0; j < num_panels; ++j) {
+    const auto* from = to.b.data + j * kWidth;
+    auto* panel = to.panels + j * to.panel_elements;
+    for (std::int64_t p = 0; p < to.k; ++p, from += to.b.row_stride, panel += kWidth) {
+      hn::Store(hn::Mul(factors, hn::LoadU(d, from)), d, panel);
+      hn::Store(hn::Mul(factors, hn::LoadU(d, from + kWidth / 2)), d, panel + kWidth / 2);
+    }
+  }
+}
+
+/// Whole panels of a B whose columns lie in one piece; the answer is the row up to which.
+std::int64_t pack_columns_of_memory([[maybe_unused]] const Packing& to,
+                                    [[maybe_unused]] std::int64_t num_panels) {
+#if HWY_TARGET == HWY_SCALAR
+  return 0;
+#else
+  constexpr std::int64_t kRun = 64;  // of a column at a time, for the prefetcher
+  const auto k = to.k / 4 * 4, stride = to.b.column_stride;
+  for (std::int64_t panel = 0; panel < num_panels; ++panel)
+    for (std::int64_t run = 0; run < k; run += kRun)
+      for (std::int64_t j = 0; j < kWidth; j += 4)
+        for (auto p = run; p < std::min(k, run + kRun); p += 4)
+          transpose_4x4(to.b.data + p + (panel * kWidth + j) * stride, stride, to.factor,
+                        to.panels + panel * to.panel_elements + p * kWidth + j);
+  return k;
+#endif
+}
+
+/// All of them; behind the last column there are zeros.
+void pack(const Packing& to) {
+  const auto whole = to.columns / kWidth;
+  std::int64_t row = 0;  // of the whole panels, the first that is left
+  if (to.b.column_stride == 1) {
+    pack_rows_of_memory(to, whole);
+    row = to.k;
+  } else if (to.b.row_stride == 1) {
+    row = pack_columns_of_memory(to, whole);
+  }
+  for (std::int64_t j = 0; j < ceil_div(to.columns, kWidth) * kWidth; ++j) {
+    auto* const column = to.panels + j / kWidth * to.panel_elements + j % kWidth;
+    const auto* const from = to.b.data + j * to.b.column_stride;
+    for (auto p = j < whole * kWidth ? row : 0; p < to.k; ++p)
+      column[p * kWidth] = j < to.columns ? to.factor * from[p * to.b.row_stride] : 0.0F;
+  }
+}
+
+/// Sums of the first run over k replace or scale C, the later ones add to it; the joined product
+/// comes with the last.
+struct Block {
+  std::int64_t k_begin, k;
+  Scales scales;
+  std::int64_t joined_k;
+};
+
+// Of k: what a tile of A and a panel may take beside each other. Of rows: 48 and a panel fit into
+// the second cache. Of B: a part of the last cache.
+constexpr std::int64_t kDepth = 768, kRowsABand = 48, kBlockElements = std::int64_t{1} << 20;
+constexpr std::int64_t kThreadElements = std::int64_t{1} << 16;
+// With fewer tiles the threads would not end together; with fewer products they would not gain.
+constexpr std::int64_t kTilesAThread = 4, kParallelProducts = 1 << 17;
+
+Block block_of(const Product& p, std::int64_t index, std::int64_t count) {
+  const auto begin = p.k * index / count, end = p.k * (index + 1) / count;
+  return {begin,
+          end - begin,
+          {p.alpha, index == 0 ? p.beta : 1.0F},
+          index + 1 == count ? p.joined.k : 0};
+}
+
+std::int64_t panel_elements(const Block& block) { return (block.k + block.joined_k) * kWidth; }
+
+/// Panels [from, to) into `packed`.
+void pack_panels(const Product& p, const Block& block, std::int64_t from, std::int64_t to,
+                 float* packed) {
+  const auto column = from * kWidth, columns = std::min(to * kWidth, p.n) - column;
+  const auto behind = [column](const MatrixView& b, std::int64_t row) {
+    return MatrixView{b.data + row * b.row_stride + column * b.column_stride, b.row_stride,
+                      b.column_stride};
+  };
+  const auto elements = panel_elements(block);
+  pack({behind(p.b, block.k_begin), block.k, columns, 1.0F, packed, elements});
+  if (block.joined_k > 0)
+    pack({behind(p.joined.b, 0), block.joined_k, columns, p.joined.factor,
+          packed + block.k * kWidth, elements});
+}
+
+/// Rows of A that do not lie in a row each: copied so that a tile reads them one after the other.
+void pack_rows(const float* a, const MatrixView& strides, std::int64_t rows, std::int64_t k,
+               float* to) {
+  for (std::int64_t p = 0; p < k; ++p, a += strides.column_stride, to += rows) {
+    if (strides.row_stride == 1)
+      std::copy_n(a, rows, to);
+    else
+      for (std::int64_t i = 0; i < rows; ++i) to[i] = a[i * strides.row_stride];
+  }
+}
+
+float* grown(hwy::AlignedFreeUniquePtr<float[]>& buffer, std::size_t& size, std::int64_t wanted) {
+  if (size < static_cast<std::size_t>(wanted)) {
+    size = static_cast<std::size_t>(wanted);
+    buffer = hwy::AllocateAligned<float>(size);
+  }
+  return buffer.get();
+}
+
+/// Tiles [first, last) of rows, times panels [panel, panel_end), which `packed` holds.
+void multiply(const Product& p, const Block& block, std::int64_t first, std::int64_t last,
+              std::int64_t panel, std::int64_t panel_end, const float* packed) {
+  thread_local hwy::AlignedFreeUniquePtr<float[]> buffer;
+  thread_local std::size_t buffer_size = 0;
+  const bool copies = p.a.column_stride != 1;
+  const auto row_end = std::min(last * kRows, p.m);
+  for (auto row = first * kRows; row < row_end; row += kRowsABand) {
+    const auto rows = std::min(kRowsABand, row_end - row);
+    const auto* a = p.a.data + row * p.a.row_stride + block.k_begin * p.a.column_stride;
+    MatrixView view{a, p.a.row_stride, 1};
+    if (copies) {
+      auto* const copy = grown(buffer, buffer_size, kRowsABand * kDepth);
+      pack_rows(a, p.a, rows, block.k, copy);
+      view = {copy, 1, rows};
+    }
+    for (auto j = panel; j < panel_end; ++j) {
+      const auto* const b = packed + (j - panel) * panel_elements(block);
+      const auto columns = std::min(kWidth, p.n - j * kWidth);
+      for (std::int64_t i = 0; i < rows; i += kRows) {
+        const auto count = static_cast<int>(std::min<std::int64_t>(kRows, rows - i));
+        const Factors factors{view.data + i * view.row_stride, view.row_stride, view.column_stride,
+                              b, block.k};
+        const auto& other = p.joined.a;
+        const Factors joined{
+            block.joined_k > 0 ? other.data + (row + i) * other.row_stride : nullptr,
+            other.row_stride, other.column_stride, b + block.k * kWidth, block.joined_k};
+        auto* const c = p.c + (row + i) * p.ldc + j * kWidth;
+        if (columns == kWidth)
+          tile_of(count, factors, joined, block.scales, c, p.ldc);
+        else
+          edge_tile(count, factors, joined, block.scales, c, p.ldc, columns);
+      }
+    }
+  }
+}
+
+/// Calls whole(begin, end, packed panels, block) for panels [first, last), in parts of which each
+/// fits `elements`, and for each part all blocks of k in their order.
+template <class Pack, class Multiply>
+void each_part(const Product& p, std::int64_t first, std::int64_t last, std::int64_t elements,
+               const Pack& pack_all, const Multiply& multiply_all) {
+  thread_local hwy::AlignedFreeUniquePtr<float[]> buffer;
+  thread_local std::size_t buffer_size = 0;
+  const auto blocks = std::max<std::int64_t>(1, ceil_div(p.k, kDepth));
+  const auto panel = (ceil_div(p.k, blocks) + p.joined.k) * kWidth, panels = last - first;
+  const auto parts = ceil_div(panels, std::max<std::int64_t>(1, elements / panel));
+  auto* const packed = grown(buffer, buffer_size, ceil_div(panels, parts) * panel);
+  for (std::int64_t part = 0; part < parts; ++part) {
+    const auto begin = first + panels * part / parts, end = first + panels * (part + 1) / parts;
+    for (std::int64_t i = 0; i < blocks; ++i) {
+      const auto block = block_of(p, i, blocks);
+      pack_all(block, begin, end, packed);
+      multiply_all(block, begin, end, packed);
+    }
+  }
+}
+
+/// Calls body for parts of [begin, end) on all threads, or on this one where the work is too little
+/// to wake the others for.
+template <class Body>
+void parallel(bool worth, std::int64_t begin, std::int64_t end, const Body& body) {
+  if (worth)
+    at::parallel_for(begin, end, 1, body);
+  else
+    body(begin, end);
+}
+
+void gemm(const Product& p) {
+  const auto tiles = ceil_div(p.m, kRows), panels = ceil_div(p.n, kWidth);
+  const auto threads = at::in_parallel_region() ? 1 : at::get_num_threads();
+  const bool worth = threads > 1 && p.m * p.n * (p.k + p.joined.k) > kParallelProducts;
+  if (!worth || tiles >= kTilesAThread * threads) {
+    // Threads share the panels and have rows of their own.
+    each_part(
+        p, 0, panels, kBlockElements,
+        [&](const Block& block, std::int64_t begin, std::int64_t end, float* packed) {
+          parallel(worth, begin, end, [&](std::int64_t from, std::int64_t to) {
+            pack_panels(p, block, from, to, packed + (from - begin) * panel_elements(block));
+          });
+        },
+        [&](const Block& block, std::int64_t begin, std::int64_t end, const float* packed) {
+          parallel(worth, 0, tiles, [&](std::int64_t from, std::int64_t to) {
+            multiply(p, block, from, to, begin, end, packed);
+          });
+        });
+    return;
+  }
+  // Of few rows: threads have columns of their own.
+  at::parallel_for(0, panels, 1, [&](std::int64_t first, std::int64_t last) {
+    each_part(
+        p, first, last, kThreadElements,
+        [&](const Block& block, std::int64_t begin, std::int64_t end, float* packed) {
+          pack_panels(p, block, begin, end, packed);
+        },
+        [&](const Block& block, std::int64_t begin, std::int64_t end, const float* packed) {
+          multiply(p, block, 0, tiles, begin, end, packed);
+        });
+  });
+}
+
+}  // namespace tailor::models::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace tailor::models::kernels {
+namespace {
+
+HWY_EXPORT(gemm);
+
+std::atomic<bool>& preference() {
+  static std::atomic<bool> prefers{__builtin_cpu_is("amd") && available_isas().size() > 1};
+  return prefers;
+}
+
+}  // namespace
+
+void tiled_gemm(std::int64_t m, std::int64_t n, std::int64_t k, float alpha, const MatrixView& a,
+                const MatrixView& b, float beta, float* c, std::int64_t ldc,
+                const JoinedProduct& joined) {
+  HWY_DYNAMIC_DISPATCH(gemm)({m, n, k, alpha, beta, a, b, c, ldc, joined});
+}
+
+bool prefers_tiled_gemm() { return preference(); }
+bool set_prefers_tiled_gemm(bool prefers) { return preference().exchange(prefers); }
+
+}  // namespace tailor::models::kernels
+#endif  // HWY_ONCE
