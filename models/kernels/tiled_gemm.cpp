@@ -42,11 +42,12 @@ namespace tailor::models::kernels::HWY_NAMESPACE {
 constexpr int kRows = HWY_TARGET <= HWY_AVX3 ? 12 : 6;
 constexpr std::int64_t kWidth = 2 * static_cast<std::int64_t>(hn::MaxLanes(Floats()));
 
-/// Rows of A in the order in which a tile reads them.
+/// What a tile multiplies: rows of A, and of B a panel, packed or where B itself lies.
 struct Factors {
   const float* a;
   std::int64_t row_stride, column_stride;
   const float* panel;
+  std::int64_t panel_stride;
   std::int64_t k;
 };
 
@@ -60,8 +61,8 @@ HWY_INLINE void add_products(const Factors& f, VFloats (&left)[rows], VFloats (&
   const auto lanes = hn::Lanes(d);
   const auto* a = f.a;
   const auto* b = f.panel;
-  for (std::int64_t p = 0; p < f.k; ++p, a += f.column_stride, b += 2 * lanes) {
-    const auto b0 = hn::Load(d, b), b1 = hn::Load(d, b + lanes);
+  for (std::int64_t p = 0; p < f.k; ++p, a += f.column_stride, b += f.panel_stride) {
+    const auto b0 = hn::LoadU(d, b), b1 = hn::LoadU(d, b + lanes);
 #pragma GCC unroll 12
     for (int i = 0; i < rows; ++i) {
       const auto factor = hn::Set(d, a[i * f.row_stride]);
@@ -79,7 +80,11 @@ HWY_INLINE void tile(const Factors& f, const Factors& joined, Scales scales, flo
   const auto lanes = hn::Lanes(d);
   VFloats left[rows], right[rows];
 #pragma GCC unroll 12
-  for (int i = 0; i < rows; ++i) left[i] = right[i] = hn::Zero(d);
+  for (int i = 0; i < rows; ++i) {
+    __builtin_prefetch(c + i * ldc, 1);  // on their way while the sums are made
+    __builtin_prefetch(c + i * ldc + kWidth - 1, 1);
+    left[i] = right[i] = hn::Zero(d);
+  }
   add_products<rows>(f, left, right);
   if (joined.k > 0) add_products<rows>(joined, left, right);
   const auto alpha = hn::Set(d, scales.alpha), beta = hn::Set(d, scales.beta);
@@ -204,8 +209,10 @@ struct Block {
 // the second cache. Of B: a part of the last cache.
 constexpr std::int64_t kDepth = 768, kRowsABand = 48, kBlockElements = std::int64_t{1} << 20;
 constexpr std::int64_t kThreadElements = std::int64_t{1} << 16;
-// With fewer tiles the threads would not end together; with fewer products they would not gain.
-constexpr std::int64_t kTilesAThread = 4, kParallelProducts = 1 << 17;
+// With fewer products threads would not gain; with fewer tiles of rows they would not end together.
+constexpr std::int64_t kParallelProducts = 1 << 17, kTilesAThread = 4;
+// So many rows, of B too few for the first cache to keep until the last tile has read them.
+constexpr std::int64_t kThinTiles = 3, kThinDepth = 256;
 
 Block block_of(const Product& p, std::int64_t index, std::int64_t count) {
   const auto begin = p.k * index / count, end = p.k * (index + 1) / count;
@@ -251,9 +258,19 @@ float* grown(hwy::AlignedFreeUniquePtr<float[]>& buffer, std::size_t& size, std:
   return buffer.get();
 }
 
-/// Tiles [first, last) of rows, times panels [panel, panel_end), which `packed` holds.
+/// Panels one after the other: packed, or B itself.
+struct Panels {
+  const float* first;
+  std::int64_t to_next, row_stride;
+};
+
+Panels packed_panels(const float* packed, const Block& block) {
+  return {packed, panel_elements(block), kWidth};
+}
+
+/// Tiles [first, last) of rows, times panels [panel, panel_end), which `b` holds.
 void multiply(const Product& p, const Block& block, std::int64_t first, std::int64_t last,
-              std::int64_t panel, std::int64_t panel_end, const float* packed) {
+              std::int64_t panel, std::int64_t panel_end, const Panels& b) {
   thread_local hwy::AlignedFreeUniquePtr<float[]> buffer;
   thread_local std::size_t buffer_size = 0;
   const bool copies = p.a.column_stride != 1;
@@ -268,16 +285,24 @@ void multiply(const Product& p, const Block& block, std::int64_t first, std::int
       view = {copy, 1, rows};
     }
     for (auto j = panel; j < panel_end; ++j) {
-      const auto* const b = packed + (j - panel) * panel_elements(block);
+      const auto* const from = b.first + (j - panel) * b.to_next;
       const auto columns = std::min(kWidth, p.n - j * kWidth);
       for (std::int64_t i = 0; i < rows; i += kRows) {
         const auto count = static_cast<int>(std::min<std::int64_t>(kRows, rows - i));
-        const Factors factors{view.data + i * view.row_stride, view.row_stride, view.column_stride,
-                              b, block.k};
+        const Factors factors{view.data + i * view.row_stride,
+                              view.row_stride,
+                              view.column_stride,
+                              from,
+                              b.row_stride,
+                              block.k};
         const auto& other = p.joined.a;
         const Factors joined{
             block.joined_k > 0 ? other.data + (row + i) * other.row_stride : nullptr,
-            other.row_stride, other.column_stride, b + block.k * kWidth, block.joined_k};
+            other.row_stride,
+            other.column_stride,
+            from + block.k * kWidth,
+            kWidth,
+            block.joined_k};
         auto* const c = p.c + (row + i) * p.ldc + j * kWidth;
         if (columns == kWidth)
           tile_of(count, factors, joined, block.scales, c, p.ldc);
@@ -288,11 +313,11 @@ void multiply(const Product& p, const Block& block, std::int64_t first, std::int
   }
 }
 
-/// Calls whole(begin, end, packed panels, block) for panels [first, last), in parts of which each
-/// fits `elements`, and for each part all blocks of k in their order.
+/// Packs and multiplies panels [first, last) in parts of which each fits `elements`, and for each
+/// part all blocks of k in their order.
 template <class Pack, class Multiply>
 void each_part(const Product& p, std::int64_t first, std::int64_t last, std::int64_t elements,
-               const Pack& pack_all, const Multiply& multiply_all) {
+               const Pack& pack_part, const Multiply& multiply_part) {
   thread_local hwy::AlignedFreeUniquePtr<float[]> buffer;
   thread_local std::size_t buffer_size = 0;
   const auto blocks = std::max<std::int64_t>(1, ceil_div(p.k, kDepth));
@@ -303,53 +328,61 @@ void each_part(const Product& p, std::int64_t first, std::int64_t last, std::int
     const auto begin = first + panels * part / parts, end = first + panels * (part + 1) / parts;
     for (std::int64_t i = 0; i < blocks; ++i) {
       const auto block = block_of(p, i, blocks);
-      pack_all(block, begin, end, packed);
-      multiply_all(block, begin, end, packed);
+      pack_part(block, begin, end, packed);
+      multiply_part(block, begin, end, packed);
     }
   }
 }
 
-/// Calls body for parts of [begin, end) on all threads, or on this one where the work is too little
-/// to wake the others for.
-template <class Body>
-void parallel(bool worth, std::int64_t begin, std::int64_t end, const Body& body) {
-  if (worth)
-    at::parallel_for(begin, end, 1, body);
-  else
-    body(begin, end);
+/// Panels [first, last) by the calling thread alone.
+void columns_alone(const Product& p, std::int64_t first, std::int64_t last) {
+  each_part(
+      p, first, last, kThreadElements,
+      [&](const Block& block, std::int64_t begin, std::int64_t end, float* packed) {
+        pack_panels(p, block, begin, end, packed);
+      },
+      [&](const Block& block, std::int64_t begin, std::int64_t end, const float* packed) {
+        multiply(p, block, 0, ceil_div(p.m, kRows), begin, end, packed_panels(packed, block));
+      });
+}
+
+/// The same where rows are so few that copying B would cost more than it brings.
+void thin_columns_alone(const Product& p, std::int64_t first, std::int64_t last) {
+  const auto whole = std::min(last, p.n / kWidth), blocks = ceil_div(p.k, kThinDepth);
+  for (std::int64_t i = 0; i < blocks && first < whole; ++i) {
+    const auto block = block_of(p, i, blocks);
+    const auto* const b = p.b.data + block.k_begin * p.b.row_stride + first * kWidth;
+    multiply(p, block, 0, kThinTiles, first, whole, {b, kWidth, p.b.row_stride});
+  }
+  if (whole < last) columns_alone(p, whole, last);
+}
+
+/// All threads share the panels and have rows of their own.
+void rows_together(const Product& p) {
+  each_part(
+      p, 0, ceil_div(p.n, kWidth), kBlockElements,
+      [&](const Block& block, std::int64_t begin, std::int64_t end, float* packed) {
+        at::parallel_for(begin, end, 1, [&](std::int64_t from, std::int64_t to) {
+          pack_panels(p, block, from, to, packed + (from - begin) * panel_elements(block));
+        });
+      },
+      [&](const Block& block, std::int64_t begin, std::int64_t end, const float* packed) {
+        at::parallel_for(0, ceil_div(p.m, kRows), 1, [&](std::int64_t from, std::int64_t to) {
+          multiply(p, block, from, to, begin, end, packed_panels(packed, block));
+        });
+      });
 }
 
 void gemm(const Product& p) {
   const auto tiles = ceil_div(p.m, kRows), panels = ceil_div(p.n, kWidth);
   const auto threads = at::in_parallel_region() ? 1 : at::get_num_threads();
-  const bool worth = threads > 1 && p.m * p.n * (p.k + p.joined.k) > kParallelProducts;
-  if (!worth || tiles >= kTilesAThread * threads) {
-    // Threads share the panels and have rows of their own.
-    each_part(
-        p, 0, panels, kBlockElements,
-        [&](const Block& block, std::int64_t begin, std::int64_t end, float* packed) {
-          parallel(worth, begin, end, [&](std::int64_t from, std::int64_t to) {
-            pack_panels(p, block, from, to, packed + (from - begin) * panel_elements(block));
-          });
-        },
-        [&](const Block& block, std::int64_t begin, std::int64_t end, const float* packed) {
-          parallel(worth, 0, tiles, [&](std::int64_t from, std::int64_t to) {
-            multiply(p, block, from, to, begin, end, packed);
-          });
-        });
-    return;
-  }
-  // Of few rows: threads have columns of their own.
-  at::parallel_for(0, panels, 1, [&](std::int64_t first, std::int64_t last) {
-    each_part(
-        p, first, last, kThreadElements,
-        [&](const Block& block, std::int64_t begin, std::int64_t end, float* packed) {
-          pack_panels(p, block, begin, end, packed);
-        },
-        [&](const Block& block, std::int64_t begin, std::int64_t end, const float* packed) {
-          multiply(p, block, 0, tiles, begin, end, packed);
-        });
-  });
+  const bool alone = threads == 1 || p.m * p.n * (p.k + p.joined.k) <= kParallelProducts;
+  if (!alone && tiles >= kTilesAThread * threads) return rows_together(p);
+  const bool thin = tiles <= kThinTiles && p.b.column_stride == 1 && p.k > 0 && p.joined.k == 0;
+  const auto columns = thin ? thin_columns_alone : columns_alone;
+  if (alone) return columns(p, 0, panels);
+  at::parallel_for(0, panels, 1,
+                   [&](std::int64_t first, std::int64_t last) { columns(p, first, last); });
 }
 
 }  // namespace tailor::models::kernels::HWY_NAMESPACE
