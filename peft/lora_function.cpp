@@ -13,6 +13,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "models/kernels/add_product.hpp"
@@ -164,13 +165,15 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
                                    const std::vector<at::Tensor>& A, const Layers& layers) {
     auto count = dy.size();
     while (count > 0 && !dy[count - 1].defined()) --count;
-    const LowRankTerm branches{dh_TS, stacked(A, dh_TS.scalar_type()), 1.0};
     at::Tensor dx_TI;
+    if (count == 0) return dx_TI;
+    std::optional<LowRankTerm> branches;
+    if (!layers.drop) branches = {dh_TS, stacked(A, dh_TS.scalar_type()), 1.0};
     for (std::size_t i = 0; i < count; ++i)
       if (dy[i].defined())
         layers.items[i].weight->backward_(dx_TI, dy[i],
-                                          i + 1 == count && !layers.drop ? &branches : nullptr);
-    if (!dx_TI.defined() || !layers.drop) return dx_TI;
+                                          i + 1 == count && branches ? &*branches : nullptr);
+    if (!layers.drop) return dx_TI;
     for (std::size_t i = 0; i < A.size(); ++i) {
       const auto& layer = layers.items[i];
       auto part_TI = at::empty_like(dx_TI);
@@ -198,6 +201,7 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
 
 void check(const at::Tensor& x_TI, std::span<const LoraOperands> operands) {
   TORCH_CHECK_VALUE(x_TI.dim() == 2, "lora_linear: x must be (T, I), is ", x_TI.sizes());
+  TORCH_CHECK_VALUE(!operands.empty(), "lora_linear: no layers");
   for (const auto& [weight, bias, A_RI, B_OR, scale, dropout] : operands) {
     TORCH_CHECK_VALUE(weight->in_features() == x_TI.size(1) && A_RI.size(1) == x_TI.size(1) &&
                           B_OR.size(0) == weight->out_features() && A_RI.size(0) == B_OR.size(1),

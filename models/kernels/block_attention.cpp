@@ -20,7 +20,9 @@
 namespace tailor::models::kernels {
 namespace {
 
-// Large enough for the products' peak, small enough that what the diagonal wastes is little.
+// Large enough for the products' peak, small enough that what the diagonal wastes is little; tiles
+// reach theirs with fewer rows (documents of 96 tokens: 0.8 of the time of 128 rows, of 512:
+// equal).
 constexpr std::int64_t kMaxBlockRows = 128;
 std::int64_t block_rows() { return prefers_tiled_gemm() ? 64 : kMaxBlockRows; }
 

@@ -26,13 +26,14 @@ struct Product {
 #include <hwy/foreach_target.h>
 // after foreach_target
 #include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
 #include <hwy/aligned_allocator.h>
 
 #include <algorithm>
 #include <atomic>
-#include <string_view>
 
 #include "models/kernels/isa.hpp"
+#include "models/kernels/panel_packing-inl.hpp"
 #include "models/kernels/simd-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
@@ -40,7 +41,6 @@ namespace tailor::models::kernels::HWY_NAMESPACE {
 
 // Two vectors a row: with 32 registers 24 of them hold sums, with 16 twelve.
 constexpr int kRows = HWY_TARGET <= HWY_AVX3 ? 12 : 6;
-constexpr std::int64_t kWidth = 2 * static_cast<std::int64_t>(hn::MaxLanes(Floats()));
 
 /// What a tile multiplies: rows of A, and of B a panel, packed or where B itself lies.
 struct Factors {
@@ -120,83 +120,6 @@ void edge_tile(int count, const Factors& f, const Factors& joined, Scales scales
     }
 }
 
-#if HWY_TARGET != HWY_SCALAR
-/// 4 x 4 of them: rows of `from`, `stride` apart, become columns of `to`.
-HWY_INLINE void transpose_4x4(const float* from, std::int64_t stride, float factor, float* to) {
-  const hn::FixedTag<float, 4> d;
-  const auto factors = hn::Set(d, factor);
-  const auto row = [&](int i) { return hn::Mul(factors, hn::LoadU(d, from + i * stride)); };
-  const auto r0 = row(0), r1 = row(1), r2 = row(2), r3 = row(3);
-  const auto low01 = hn::InterleaveLower(d, r0, r1), low23 = hn::InterleaveLower(d, r2, r3);
-  const auto high01 = hn::InterleaveUpper(d, r0, r1), high23 = hn::InterleaveUpper(d, r2, r3);
-  hn::StoreU(hn::ConcatLowerLower(d, low23, low01), d, to);
-  hn::StoreU(hn::ConcatUpperUpper(d, low23, low01), d, to + kWidth);
-  hn::StoreU(hn::ConcatLowerLower(d, high23, high01), d, to + 2 * kWidth);
-  hn::StoreU(hn::ConcatUpperUpper(d, high23, high01), d, to + 3 * kWidth);
-}
-#endif
-
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-/// Columns of B, times `factor`, as panels.
-struct Packing {
-  MatrixView b;  // from the first column on
-  std::int64_t k, columns;
-  float factor;
-  float* panels;
-  std::int64_t panel_elements;  // from one panel to the next
-};
-
-/// Whole panels of a B whose rows lie in one piece.
-void pack_rows_of_memory(const Packing& to, std::int64_t num_panels) {
-  const Floats d;
-  const auto factors = hn::Set(d, to.factor);
-  for (std::int64_t j = 0; j < num_panels; ++j) {
-    const auto* from = to.b.data + j * kWidth;
-    auto* panel = to.panels + j * to.panel_elements;
-    for (std::int64_t p = 0; p < to.k; ++p, from += to.b.row_stride, panel += kWidth) {
-      hn::Store(hn::Mul(factors, hn::LoadU(d, from)), d, panel);
-      hn::Store(hn::Mul(factors, hn::LoadU(d, from + kWidth / 2)), d, panel + kWidth / 2);
-    }
-  }
-}
-
-/// Whole panels of a B whose columns lie in one piece; the answer is the row up to which.
-std::int64_t pack_columns_of_memory([[maybe_unused]] const Packing& to,
-                                    [[maybe_unused]] std::int64_t num_panels) {
-#if HWY_TARGET == HWY_SCALAR
-  return 0;
-#else
-  constexpr std::int64_t kRun = 64;  // of a column at a time, for the prefetcher
-  const auto k = to.k / 4 * 4, stride = to.b.column_stride;
-  for (std::int64_t panel = 0; panel < num_panels; ++panel)
-    for (std::int64_t run = 0; run < k; run += kRun)
-      for (std::int64_t j = 0; j < kWidth; j += 4)
-        for (auto p = run; p < std::min(k, run + kRun); p += 4)
-          transpose_4x4(to.b.data + p + (panel * kWidth + j) * stride, stride, to.factor,
-                        to.panels + panel * to.panel_elements + p * kWidth + j);
-  return k;
-#endif
-}
-
-/// All of them; behind the last column there are zeros.
-void pack(const Packing& to) {
-  const auto whole = to.columns / kWidth;
-  std::int64_t row = 0;  // of the whole panels, the first that is left
-  if (to.b.column_stride == 1) {
-    pack_rows_of_memory(to, whole);
-    row = to.k;
-  } else if (to.b.row_stride == 1) {
-    row = pack_columns_of_memory(to, whole);
-  }
-  for (std::int64_t j = 0; j < ceil_div(to.columns, kWidth) * kWidth; ++j) {
-    auto* const column = to.panels + j / kWidth * to.panel_elements + j % kWidth;
-    const auto* const from = to.b.data + j * to.b.column_stride;
-    for (auto p = j < whole * kWidth ? row : 0; p < to.k; ++p)
-      column[p * kWidth] = j < to.columns ? to.factor * from[p * to.b.row_stride] : 0.0F;
-  }
-}
-
 /// Sums of the first run over k replace or scale C, the later ones add to it; the joined product
 /// comes with the last.
 struct Block {
@@ -205,13 +128,20 @@ struct Block {
   std::int64_t joined_k;
 };
 
-// Of k: what a tile of A and a panel may take beside each other. Of rows: 48 and a panel fit into
-// the second cache. Of B: a part of the last cache.
-constexpr std::int64_t kDepth = 768, kRowsABand = 48, kBlockElements = std::int64_t{1} << 20;
+// A panel of so many rows takes 48 KiB in the second cache with two vectors of 8 lanes; longer sums
+// in registers write C less often.
+constexpr std::int64_t kDepth = 768;
+// 144 KiB of A beside it, read once a panel.
+constexpr std::int64_t kRowsABand = 48;
+// Panels that threads share: 4 MiB of the last cache. Of one thread alone: 256 KiB of its second.
+constexpr std::int64_t kSharedElements = std::int64_t{1} << 20;
 constexpr std::int64_t kThreadElements = std::int64_t{1} << 16;
-// With fewer products threads would not gain; with fewer tiles of rows they would not end together.
-constexpr std::int64_t kParallelProducts = 1 << 17, kTilesAThread = 4;
-// So many rows, of B too few for the first cache to keep until the last tile has read them.
+// With fewer products the threads take longer to wake than to multiply.
+constexpr std::int64_t kParallelProducts = 1 << 17;
+// With fewer tiles of rows the threads would not end together: they have columns instead.
+constexpr std::int64_t kTilesAThread = 4;
+// Up to so many tiles of rows a copy of B would take as long as the products. Of B itself they read
+// 16 KiB at a time, which stay in the first cache until the last tile has read them.
 constexpr std::int64_t kThinTiles = 3, kThinDepth = 256;
 
 Block block_of(const Product& p, std::int64_t index, std::int64_t count) {
@@ -239,21 +169,11 @@ void pack_panels(const Product& p, const Block& block, std::int64_t from, std::i
           packed + block.k * kWidth, elements});
 }
 
-/// Rows of A that do not lie in a row each: copied so that a tile reads them one after the other.
-void pack_rows(const float* a, const MatrixView& strides, std::int64_t rows, std::int64_t k,
-               float* to) {
-  for (std::int64_t p = 0; p < k; ++p, a += strides.column_stride, to += rows) {
-    if (strides.row_stride == 1)
-      std::copy_n(a, rows, to);
-    else
-      for (std::int64_t i = 0; i < rows; ++i) to[i] = a[i * strides.row_stride];
-  }
-}
-
 float* grown(hwy::AlignedFreeUniquePtr<float[]>& buffer, std::size_t& size, std::int64_t wanted) {
   if (size < static_cast<std::size_t>(wanted)) {
-    size = static_cast<std::size_t>(wanted);
-    buffer = hwy::AllocateAligned<float>(size);
+    buffer = hwy::AllocateAligned<float>(static_cast<std::size_t>(wanted));
+    size = buffer == nullptr ? 0 : static_cast<std::size_t>(wanted);
+    TORCH_CHECK(buffer != nullptr, "tiled_gemm: no memory for ", wanted * 4, " bytes");
   }
   return buffer.get();
 }
@@ -295,14 +215,14 @@ void multiply(const Product& p, const Block& block, std::int64_t first, std::int
                               from,
                               b.row_stride,
                               block.k};
-        const auto& other = p.joined.a;
-        const Factors joined{
-            block.joined_k > 0 ? other.data + (row + i) * other.row_stride : nullptr,
-            other.row_stride,
-            other.column_stride,
-            from + block.k * kWidth,
-            kWidth,
-            block.joined_k};
+        Factors joined{};
+        if (block.joined_k > 0)
+          joined = {p.joined.a.data + (row + i) * p.joined.a.row_stride,
+                    p.joined.a.row_stride,
+                    p.joined.a.column_stride,
+                    from + block.k * kWidth,
+                    kWidth,
+                    block.joined_k};
         auto* const c = p.c + (row + i) * p.ldc + j * kWidth;
         if (columns == kWidth)
           tile_of(count, factors, joined, block.scales, c, p.ldc);
@@ -322,7 +242,8 @@ void each_part(const Product& p, std::int64_t first, std::int64_t last, std::int
   thread_local std::size_t buffer_size = 0;
   const auto blocks = std::max<std::int64_t>(1, ceil_div(p.k, kDepth));
   const auto panel = (ceil_div(p.k, blocks) + p.joined.k) * kWidth, panels = last - first;
-  const auto parts = ceil_div(panels, std::max<std::int64_t>(1, elements / panel));
+  const auto parts =
+      ceil_div(panels, std::max<std::int64_t>(1, elements / std::max<std::int64_t>(1, panel)));
   auto* const packed = grown(buffer, buffer_size, ceil_div(panels, parts) * panel);
   for (std::int64_t part = 0; part < parts; ++part) {
     const auto begin = first + panels * part / parts, end = first + panels * (part + 1) / parts;
@@ -360,7 +281,7 @@ void thin_columns_alone(const Product& p, std::int64_t first, std::int64_t last)
 /// All threads share the panels and have rows of their own.
 void rows_together(const Product& p) {
   each_part(
-      p, 0, ceil_div(p.n, kWidth), kBlockElements,
+      p, 0, ceil_div(p.n, kWidth), kSharedElements,
       [&](const Block& block, std::int64_t begin, std::int64_t end, float* packed) {
         at::parallel_for(begin, end, 1, [&](std::int64_t from, std::int64_t to) {
           pack_panels(p, block, from, to, packed + (from - begin) * panel_elements(block));
@@ -374,6 +295,7 @@ void rows_together(const Product& p) {
 }
 
 void gemm(const Product& p) {
+  if (p.m == 0 || p.n == 0) return;
   const auto tiles = ceil_div(p.m, kRows), panels = ceil_div(p.n, kWidth);
   const auto threads = at::in_parallel_region() ? 1 : at::get_num_threads();
   const bool alone = threads == 1 || p.m * p.n * (p.k + p.joined.k) <= kParallelProducts;

@@ -18,11 +18,12 @@ struct JoinedProduct {
   float factor = 1.0F;
 };
 
-/// C (m, n) = alpha (A (m, k) B (k, n) + joined) + beta C, float32, C's rows ldc apart; 0 beta does
-/// not read C. B is copied into panels as wide as two vectors, shared by the threads, and every
-/// tile of C is summed in registers (Goto and van de Geijn 2008, Anatomy of high-performance matrix
-/// multiplication). In a parallel region it runs on the calling thread. Each element is summed in
-/// one order, whatever the number of threads.
+/// C (m, n) = alpha (A (m, k) B (k, n) + joined) + beta C, float32, C's rows ldc apart and apart
+/// from the operands; 0 beta does not read C. Any size may be 0. Tiles of C are summed in registers
+/// over panels of B as wide as two vectors, copied for many rows, read in place for few (Goto and
+/// van de Geijn 2008, Anatomy of high-performance matrix multiplication). In a parallel region it
+/// runs on the calling thread. Each element is summed in one order whatever the number of threads,
+/// but not whatever m: runs over k are shorter for few rows.
 void tiled_gemm(std::int64_t m, std::int64_t n, std::int64_t k, float alpha, const MatrixView& a,
                 const MatrixView& b, float beta, float* c, std::int64_t ldc,
                 const JoinedProduct& joined = {});

@@ -22,11 +22,13 @@ std::atomic<std::int64_t> used_bytes{0};
 /// c = beta c + a b + term.
 void tiles(at::Tensor& c, const at::Tensor& a, const at::Tensor& b, float beta,
            const LowRankTerm* term) {
+  check_product(c, a, b);
   JoinedProduct joined;
-  if (term != nullptr)
+  if (term != nullptr) {
+    check_product(c, term->a_TR, term->b_RF);
     joined = {view_of(term->a_TR), view_of(term->b_RF), term->a_TR.size(1),
               static_cast<float>(term->scale)};
-  TORCH_CHECK_VALUE(a.size(1) == b.size(0), "weight: ", a.sizes(), " x ", b.sizes());
+  }
   tiled_gemm(c.size(0), c.size(1), a.size(1), 1.0F, view_of(a), view_of(b), beta,
              c.mutable_data_ptr<float>(), c.stride(0), joined);
 }
@@ -79,6 +81,7 @@ at::Tensor Weight::forward(const at::Tensor& x_TI, const std::optional<at::Tenso
 
 void Weight::backward_(at::Tensor& dx_TI, const at::Tensor& dy_TO, const LowRankTerm* term) const {
   const bool add = dx_TI.defined();
+  if (add) check_product(dx_TI, dy_TO, stored_);
   if (takes_tiles(dy_TO)) {
     if (!add) dx_TI = at::empty({dy_TO.size(0), in_features()}, dy_TO.options());
     tiles(dx_TI, dy_TO, operand(), add ? 1.0F : 0.0F, term);

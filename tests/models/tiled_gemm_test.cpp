@@ -7,9 +7,10 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/randn.h>
 
-#include <atomic>
+#include <hwy/targets.h>
 #include <catch2/catch.hpp>
 #include <limits>
+#include <vector>
 
 #include "models/kernels/add_product.hpp"
 #include "models/kernels/tiled_gemm.hpp"
@@ -19,10 +20,19 @@ using namespace tailor::models::kernels;
 
 namespace {
 
-/// A matrix whose rows, or columns, lie in one piece with a gap behind each.
-at::Tensor matrix(std::int64_t rows, std::int64_t columns, bool by_column) {
-  return by_column ? at::randn({columns, rows + 3}).narrow(1, 0, rows).t()
-                   : at::randn({rows, columns + 5}).narrow(1, 0, columns);
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+
+enum class Layout { Rows, RowsWithGaps, ColumnsWithGaps };
+
+/// NaNs in the gaps; without them a read behind the matrix leaves its memory.
+at::Tensor matrix(std::int64_t rows, std::int64_t columns, Layout layout) {
+  if (layout == Layout::Rows) return at::randn({rows, columns});
+  const bool by_row = layout == Layout::RowsWithGaps;
+  const auto lines = by_row ? rows : columns, length = by_row ? columns : rows;
+  auto with_gaps = at::full({lines, length + 5}, kNaN);
+  auto values = with_gaps.narrow(1, 0, length);
+  values.normal_();
+  return by_row ? values : values.t();
 }
 
 at::Tensor exact(const at::Tensor& a, const at::Tensor& b) {
@@ -40,17 +50,39 @@ struct Preference {
   bool before;
 };
 
-constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+/// Instruction sets of this processor that the kernels are compiled for, a bit each.
+std::vector<std::int64_t> targets() {
+  std::vector<std::int64_t> out;
+  for (auto left = hwy::SupportedTargets(); left != 0; left &= left - 1)
+    out.push_back(left & -left);
+  return out;
+}
+
+struct OnTarget {
+  explicit OnTarget(std::int64_t target) { choose(target); }
+  ~OnTarget() { choose(0); }  // any
+  static void choose(std::int64_t target) {
+    hwy::SetSupportedTargetsForTest(target);
+    hwy::GetChosenTarget().DeInit();  // asked for anew by the next call
+  }
+};
+
+struct Threads {
+  ~Threads() { at::set_num_threads(before); }
+  int before = at::get_num_threads();
+};
 
 }  // namespace
 
 TEST_CASE("tiled products equal exact ones at every edge and in every layout", "[models]") {
   at::manual_seed(0);
-  const auto m = GENERATE(1, 5, 12, 13, 48, 131);
-  const auto n = GENERATE(1, 15, 16, 32, 41, 200);
-  const auto k = GENERATE(1, 3, 64, 769, 1700);
-  const bool a_by_column = GENERATE(false, true), b_by_column = GENERATE(false, true);
-  const auto a = matrix(m, k, a_by_column), b = matrix(k, n, b_by_column);
+  const OnTarget target(GENERATE(from_range(targets())));
+  const auto m = GENERATE(0, 1, 5, 12, 13, 48, 131);
+  const auto n = GENERATE(0, 1, 15, 16, 41, 200);
+  const auto k = GENERATE(0, 3, 64, 769, 1700);
+  const auto a_layout = GENERATE(Layout::Rows, Layout::ColumnsWithGaps);
+  const auto b_layout = GENERATE(Layout::Rows, Layout::RowsWithGaps, Layout::ColumnsWithGaps);
+  const auto a = matrix(m, k, a_layout), b = matrix(k, n, b_layout);
   const auto product = exact(a, b);
 
   auto whole = at::full({m, n + 2}, kNaN);  // must not be read, nor written behind its columns
@@ -60,32 +92,33 @@ TEST_CASE("tiled products equal exact ones at every edge and in every layout", "
   CHECK(whole.narrow(1, n, 2).isnan().all().item().toBool());
 
   const auto before = c.to(at::kDouble);
-  const auto a2 = matrix(m, 7, a_by_column), b2 = matrix(7, n, b_by_column);
-  tiled_gemm(m, n, k, 1.0F, view_of(a), view_of(b), -2.0F, c.mutable_data_ptr<float>(), n + 2,
+  const auto a2 = matrix(m, 7, a_layout), b2 = matrix(7, n, b_layout);
+  tiled_gemm(m, n, k, 0.5F, view_of(a), view_of(b), -2.0F, c.mutable_data_ptr<float>(), n + 2,
              {view_of(a2), view_of(b2), 7, 3.0F});
-  CHECK(close(c, product + exact(a2, b2) * 3.0 - before * 2.0));
+  CHECK(close(c, (product + exact(a2, b2) * 3.0) * 0.5 - before * 2.0));
 }
 
 TEST_CASE("a tiled product has the same bits on one thread, on several, and among others",
           "[models]") {
   at::manual_seed(1);
-  const auto m = GENERATE(20, 300);  // threads share columns, rows
+  const auto m = GENERATE(16, 20, 300);  // B read in place; threads share columns, rows
+  const auto layout = GENERATE(Layout::Rows, Layout::ColumnsWithGaps);
   const std::int64_t n = 333, k = 1000;
-  const auto a = matrix(m, k, false), b = matrix(k, n, true);
-  const auto run = [&] {
-    auto c = at::empty({m, n});
-    tiled_gemm(m, n, k, 1.0F, view_of(a), view_of(b), 0.0F, c.mutable_data_ptr<float>(), n);
-    return c;
-  };
+  const auto a = matrix(m, k, Layout::Rows), b = matrix(k, n, layout);
+  const auto a_view = view_of(a), b_view = view_of(b);
+  const auto multiply = [&](float* c) { tiled_gemm(m, n, k, 1.0F, a_view, b_view, 0.0F, c, n); };
+  const Threads threads;
   at::set_num_threads(1);
-  const auto one = run();
+  const auto one = at::empty({m, n}), two = at::empty({m, n}), four = at::empty({4, m, n});
+  multiply(one.mutable_data_ptr<float>());
   at::set_num_threads(2);
-  CHECK(at::equal(run(), one));
-  std::atomic<int> equal{0};
+  multiply(two.mutable_data_ptr<float>());
+  CHECK(at::equal(two, one));
+  auto* const c = four.mutable_data_ptr<float>();
   at::parallel_for(0, 4, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (auto i = begin; i < end; ++i) equal += at::equal(run(), one) ? 1 : 0;
+    for (auto i = begin; i < end; ++i) multiply(c + i * m * n);
   });
-  CHECK(equal == 4);
+  for (std::int64_t i = 0; i < 4; ++i) CHECK(at::equal(four.select(0, i), one));
 }
 
 TEST_CASE("products of tensors and weights do not depend on who multiplies", "[models]") {
@@ -118,4 +151,8 @@ TEST_CASE("products of tensors and weights do not depend on who multiplies", "[m
   CHECK(close(c, before + exact(h.t(), x) * 3.0));
   auto wrong = at::empty({r, in + 1});
   CHECK_THROWS(add_product_(wrong, h.t(), x));
+  auto wrong_dx = at::empty({t, in + 1});
+  CHECK_THROWS(weight.backward_(wrong_dx, dy));
+  const LowRankTerm wrong_term{h, B, 1.0};
+  CHECK_THROWS(weight.forward(x, {}, &wrong_term));
 }

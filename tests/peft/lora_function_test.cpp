@@ -150,6 +150,19 @@ TEST_CASE("lora_linear: equals the reference, whatever asks for a gradient", "[p
   }
 }
 
+TEST_CASE("lora_linear: no tokens give gradients of zero", "[peft]") {
+  const auto made = make(48, Arithmetic::Float32, at::kFloat, at::kFloat, 0.0);
+  const auto x = at::randn({0, 48}).requires_grad_();
+  at::Tensor sum = at::zeros({});
+  for (const auto& y : lora_linear(x, made.layers)) sum = sum + y.sum();
+  sum.backward();
+  CHECK(x.grad().numel() == 0);
+  for (const auto& layer : made.layers) {
+    CHECK(at::equal(layer.A_RI.grad(), at::zeros_like(layer.A_RI)));
+    CHECK(at::equal(layer.B_OR.grad(), at::zeros_like(layer.B_OR)));
+  }
+}
+
 TEST_CASE("lora_linear: equals the closed form of a published example", "[peft]") {
   const auto indices = [](std::int64_t n) { return at::arange(1, n + 1, at::kFloat); };
   const auto o = indices(3).unsqueeze(1), j = indices(4).unsqueeze(0), k = indices(2);

@@ -26,18 +26,19 @@ constexpr Shape kShapes[] = {
 std::vector<GemmSpeed> measure_gemm(models::kernels::Arithmetic arithmetic) {
   const auto dtype = models::kernels::activation_dtype(arithmetic);
   std::vector<GemmSpeed> out;
-  for (const auto [tokens, in, features] : kShapes) {
+  for (const auto& shape : kShapes) {
+    const auto tokens = shape.tokens, in = shape.in, features = shape.out;
     const auto x = at::randn({tokens, in}, dtype), w = at::randn({features, in}, dtype);
     const auto flop = 2.0 * static_cast<double>(tokens * in * features);
-    const auto add = [&, tokens, in, features](bool tiled, const auto& product) {
+    const auto add = [&](bool tiled, const auto& product) {
       out.push_back({tokens, in, features, tiled, flop / median_seconds(product) * 1e-9});
     };
     add(false, [&] { at::linear(x, w); });
     if (arithmetic != models::kernels::Arithmetic::Float32) continue;
     auto y = at::empty({tokens, features});
+    const auto a = models::kernels::view_of(x), b = models::kernels::view_of(w.t());
     add(true, [&] {
-      models::kernels::tiled_gemm(tokens, features, in, 1.0F, models::kernels::view_of(x),
-                                  models::kernels::view_of(w.t()), 0.0F, y.data_ptr<float>(),
+      models::kernels::tiled_gemm(tokens, features, in, 1.0F, a, b, 0.0F, y.data_ptr<float>(),
                                   features);
     });
   }

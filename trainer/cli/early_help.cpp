@@ -7,8 +7,8 @@
 namespace tailor::trainer::cli {
 namespace {
 
-// Nothing of the C++ library has started here, nor has what the C library sets up for it: plain
-// loops and system calls alone.
+// No constructor has run here, and neither stdio nor `environ` is set up: plain loops and system
+// calls alone.
 
 std::size_t length(const char* text) {
   std::size_t count = 0;
@@ -31,24 +31,28 @@ bool may_be_rank(char** environment) {
   return false;
 }
 
-bool print(const char* text) {
-  for (std::size_t left = length(text); left > 0;) {
-    const auto count = write(STDOUT_FILENO, text, left);
-    if (count <= 0) return false;
-    text += count;
-    left -= static_cast<std::size_t>(count);
+/// Prints and ends; returns where nothing could be written.
+void print_and_end(const char* text) {
+  constexpr int kNotWritten = 2;
+  const auto size = length(text);
+  for (std::size_t written = 0; written < size;) {
+    const auto count = write(STDOUT_FILENO, text + written, size - written);
+    if (count <= 0 && written == 0) return;
+    if (count <= 0) _exit(kNotWritten);
+    written += static_cast<std::size_t>(count);
   }
-  return true;
+  _exit(0);
 }
 
 /// Returns where main() has to do the work, that of telling what could not be printed included.
 void answer(int argc, char** argv, char** environment) {
   if (argc < 2 || argc > 3 || may_be_rank(environment)) return;
+  if (argc == 3 && argv[1][0] == '\0') return;  // an empty word, no command
   const char* command = argc == 3 ? argv[1] : "";
   for (std::size_t i = 0; i < kEarlyAnswerCount; ++i) {
     const auto& known = kEarlyAnswers[i];
-    if (equal(known.command, command) && equal(known.option, argv[argc - 1]) && print(known.text))
-      _exit(0);
+    if (equal(known.command, command) && equal(known.option, argv[argc - 1]))
+      print_and_end(known.text);
   }
 }
 

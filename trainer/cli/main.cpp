@@ -11,8 +11,8 @@
 #include "configs/reader.hpp"
 #include "distributed/mpi_runtime.hpp"
 #include "trainer/cli/errors.hpp"
-#include "trainer/cli/ranks.hpp"
 #include "trainer/cli/program.hpp"
+#include "trainer/cli/ranks.hpp"
 
 namespace {
 
