@@ -62,6 +62,24 @@ Trainable saved(const AdaptedRouter& router, const char* parameter, const at::Te
           .keys = {saved_key(router.path(), parameter)}};
 }
 
+/// What is no linear layer to adapt, but may be named to leave it out: embedding, norms, routers.
+std::vector<std::string> other_modules(models::CausalLM& model, const std::string& head) {
+  std::vector<std::string> out{head};
+  for (const auto& parameter : model.parameters())
+    out.push_back(parameter.name.substr(0, parameter.name.rfind('.')));
+  return out;
+}
+
+/// Not so for a stage of a pipeline.
+bool holds_all_layers(const std::vector<std::string>& paths, std::int64_t num_layers) {
+  const auto last = ".layers." + std::to_string(num_layers - 1) + '.';
+  const auto holds = [&](const std::string& layer) {
+    return std::ranges::any_of(
+        paths, [&](const auto& path) { return path.find(layer) != std::string::npos; });
+  };
+  return holds(".layers.0.") && holds(last);
+}
+
 }  // namespace
 
 std::string factor_key(const std::string& path, char factor) {
@@ -76,8 +94,6 @@ LoraAdapter::LoraAdapter(models::CausalLM& model, LoraConfig config, std::uint64
   has_experts_ = !grouped.empty();
   // Of the whole model: a stage of a pipeline may hold dense layers alone.
   check_experts(config, has_experts_ || model.shape().num_experts > 0, place);
-  const auto moe_rank = place_of_key(config, place, "moe_rank");
-  config_ = with_expert_ranks(std::move(config), model.shape().num_experts_per_tok, moe_rank);
   std::string head = "lm_head";  // no seat of its own where a model ties it to the embedding
   std::vector<std::string> paths;
   for (const auto& [name, slot] : slots) {
@@ -88,6 +104,10 @@ LoraAdapter::LoraAdapter(models::CausalLM& model, LoraConfig config, std::uint64
     const auto [first, count] = slot.slot->layer().experts();
     for (std::int64_t e = 0; e < count; ++e) paths.push_back(slot.expert_path(first + e));
   }
+  if (holds_all_layers(paths, model.shape().num_hidden_layers))
+    check_all_used(config, paths, other_modules(model, head), place);
+  const auto moe_rank = place_of_key(config, place, "moe_rank");
+  config_ = with_expert_ranks(std::move(config), model.shape().num_experts_per_tok, moe_rank);
   std::vector<bool> targeted(paths.size(), false);
   for (const auto i : match_targets(config_, paths, head, place)) targeted[i] = true;
   for (std::size_t i = 0; i < slots.size(); ++i)

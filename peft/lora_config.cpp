@@ -190,8 +190,8 @@ LoraConfig read_lora(configs::Section& section) {
                                  {"per_expert", "shared", "shared_outer"});
   config.moe_rank = read_word(section, "moe_rank", config.moe_rank, {"same", "divide"});
   config.moe_scale = read_word(section, "moe_scale", config.moe_scale, {"keep_s", "keep_alpha"});
-  for (const auto* key : {"r", "lora_alpha", "rank_pattern", "exclude_modules", "lora_dropout",
-                          "expert_lora", "moe_rank"})
+  for (const auto* key : {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "exclude_modules",
+                          "lora_dropout", "expert_lora", "moe_rank"})
     config.places[key] = section.place(key);
   return config;
 }

@@ -37,8 +37,8 @@ Matches whole_path(const std::string& pattern, const std::string& place) {
   }
 }
 
-Matches any_name(const std::vector<std::string>& names) {
-  return [&names](const std::string& path) {
+Matches any_name(std::vector<std::string> names) {
+  return [names = std::move(names)](const std::string& path) {
     return std::ranges::any_of(names, [&](const auto& name) { return names_module(name, path); });
   };
 }
@@ -129,6 +129,34 @@ std::vector<std::size_t> match_targets(const LoraConfig& config,
   if (chosen.empty())
     refuse(place_of_key(config, place, "exclude_modules"), "excludes every targeted layer");
   return chosen;
+}
+
+void check_all_used(const LoraConfig& config, const std::vector<std::string>& paths,
+                    const std::vector<std::string>& others, const std::string& place) {
+  if (config.places.empty()) return;
+  const auto expect_any = [&](const std::string& key, const std::string& text,
+                              const auto& matches) {
+    const bool other = key == "exclude_modules" && std::ranges::any_of(others, matches);
+    if (!other && std::ranges::none_of(paths, matches))
+      refuse(place_of_key(config, place, key),
+             '"' + text + "\" matches no linear layer of the model; a path is \"" + paths.front() +
+                 '"');
+  };
+  for (const auto& name : config.exclude_modules) {
+    const auto matches = config.exclude_is_pattern
+                             ? whole_path(name, place_of_key(config, place, "exclude_modules"))
+                             : any_name({name});
+    expect_any("exclude_modules", name, matches);
+  }
+  for (const auto& [key, pattern] : {std::pair("rank_pattern", &config.rank_pattern),
+                                     std::pair("alpha_pattern", &config.alpha_pattern)})
+    for (const auto& rule : *pattern) {
+      LoraConfig alone;  // whose ranks are decided by this rule, or by none
+      alone.rank_pattern = {rule};
+      expect_any(key, rule.first, [&](const std::string& path) {
+        return std::string(alone.rank_key(path)) == "rank_pattern";
+      });
+    }
 }
 
 std::vector<std::string> explicit_targets(const std::vector<std::string>& adapted,

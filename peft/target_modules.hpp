@@ -29,6 +29,13 @@ std::vector<std::size_t> match_targets(const LoraConfig& config,
                                        const std::vector<std::string>& paths,
                                        const std::string& head, const std::string& place);
 
+/// Refuses what a job file says of layers that are not there: a name or expression of
+/// exclude_modules, rank_pattern or alpha_pattern that matches none of `paths`, all linear layers
+/// of the model, nor, to be excluded, of its `others`. An adapter's file may say more than it
+/// needs. Throws ConfigError naming the key's place.
+void check_all_used(const LoraConfig& config, const std::vector<std::string>& paths,
+                    const std::vector<std::string>& others, const std::string& place);
+
 /// The shortest list of names that means exactly the modules `adapted` among `paths`: last
 /// segments, full paths where a last segment means others too. Sorted, each once.
 std::vector<std::string> explicit_targets(const std::vector<std::string>& adapted,

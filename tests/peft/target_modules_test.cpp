@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 
 using tailor::configs::ConfigError;
+using tailor::peft::check_all_used;
 using tailor::peft::explicit_targets;
 using tailor::peft::LoraConfig;
 using tailor::peft::match_targets;
@@ -58,6 +59,35 @@ TEST_CASE("a string is an expression for the whole path", "[peft]") {
 TEST_CASE("all-linear is every layer but the head, in any case of letters", "[peft]") {
   CHECK(match(pattern("all-linear")) == Found{0, 1, 2, 3, 4, 5});
   CHECK(match(pattern("All-Linear")) == Found{0, 1, 2, 3, 4, 5});
+}
+
+TEST_CASE("what a job says of layers that are not there is refused", "[peft]") {
+  const auto check = [](LoraConfig config, bool from_job = true) {
+    if (from_job)
+      config.places = {{"exclude_modules", "job.yaml:5:3: peft.exclude_modules"},
+                       {"rank_pattern", "job.yaml:6:3: peft.rank_pattern"},
+                       {"alpha_pattern", "job.yaml:7:3: peft.alpha_pattern"}};
+    check_all_used(config, kPaths, {"lm_head", "model.embed_tokens"},
+                   "job.yaml:3:4: peft.target_modules");
+  };
+  CHECK_NOTHROW(check(list({"q_proj"}, {"up_proj", "embed_tokens", "lm_head"})));
+  CHECK_NOTHROW(check(pattern("all-linear", ".*embed.*")));
+  CHECK_THROWS_WITH(check(list({"q_proj"}, {"v_porj"})),
+                    "job.yaml:5:3: peft.exclude_modules: \"v_porj\" matches no linear layer of the "
+                    "model; a path is \"model.layers.0.self_attn.q_proj\"");
+  CHECK_THROWS_AS(check(pattern("all-linear", ".*layers.2.*")), ConfigError);
+  CHECK_NOTHROW(check(list({"q_proj"}, {"v_porj"}), /*from_job=*/false));
+
+  LoraConfig ranks;
+  ranks.rank_pattern = {{"layers.1.self_attn.q_proj", 4.0}, {"up_.*", 2.0}};
+  ranks.alpha_pattern = {{"v_proj", 4.0}};
+  CHECK_NOTHROW(check(ranks));
+  auto wrong = ranks;
+  wrong.rank_pattern.emplace_back("layers.2.self_attn.q_proj", 8.0);
+  CHECK_THROWS_WITH(check(wrong), Catch::StartsWith("job.yaml:6:3: peft.rank_pattern: \"layers.2"));
+  wrong = ranks;
+  wrong.alpha_pattern.emplace_back("embed_tokens", 8.0);
+  CHECK_THROWS_WITH(check(wrong), Catch::StartsWith("job.yaml:7:3: peft.alpha_pattern: \"embed"));
 }
 
 TEST_CASE("exclusions come first", "[peft]") {
