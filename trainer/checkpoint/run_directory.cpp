@@ -54,12 +54,12 @@ RunDirectory::RunDirectory(std::filesystem::path path) : path_(std::move(path)) 
     }
     // The kernel drops the lock with the process, however that ends.
     if (::flock(lock_, LOCK_EX | LOCK_NB) != 0) {
-      const int error = errno;
+      const int code = errno;
       ::close(lock_);
-      if (error == EWOULDBLOCK)
+      if (code == EWOULDBLOCK)
         throw configs::ConfigError("output.dir: another process is training in " + path_.string() +
                                    "; wait for it, or name another directory");
-      throw std::system_error(error, std::generic_category(),
+      throw std::system_error(code, std::generic_category(),
                               "output.dir: cannot lock " + file.string());
     }
     locked = is_file_at(lock_, file);
