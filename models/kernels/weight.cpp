@@ -1,7 +1,6 @@
 // T tokens, I in, O out.
 #include "models/kernels/weight.hpp"
 
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
@@ -81,14 +80,13 @@ at::Tensor Weight::forward(const at::Tensor& x_TI, const std::optional<at::Tenso
 
 void Weight::backward_(at::Tensor& dx_TI, const at::Tensor& dy_TO, const LowRankTerm* term) const {
   const bool add = dx_TI.defined();
-  if (add) check_product(dx_TI, dy_TO, stored_);
   if (takes_tiles(dy_TO)) {
     if (!add) dx_TI = at::empty({dy_TO.size(0), in_features()}, dy_TO.options());
     tiles(dx_TI, dy_TO, operand(), add ? 1.0F : 0.0F, term);
     return;
   }
   if (add)
-    at::addmm_out(dx_TI, dx_TI, dy_TO, operand());
+    add_product_(dx_TI, dy_TO, operand());
   else
     dx_TI = at::mm(dy_TO, operand());
   if (term != nullptr) dx_TI.addmm_(term->a_TR, term->b_RF, 1, term->scale);
