@@ -135,14 +135,14 @@ std::string tab_hint(const std::string& text, int line) {
 
 Value parse_yaml(const std::string& text, const std::string& file, int source) {
   if (text.size() > kMaxBytes)
-    throw ConfigError(file + ": expected at most 1 MiB of YAML, found " +
-                      std::to_string(text.size()) + " bytes");
+    throw ConfigError(file + ": expected at most 1 MiB of YAML, found more");
   try {
     std::istringstream stream(text);
     YAML::Parser parser(stream);
     Handler document(source), next(source);
     if (parser.HandleNextDocument(document) && parser.HandleNextDocument(next))
-      throw ConfigError(file + ": expected one YAML document, found more than one");
+      throw ConfigError(file + ": expected one YAML document, found more than one" +
+                        (text.starts_with('{') ? "; are these rows of data?" : ""));
     return document.tree.take();
   } catch (const YAML::Exception& e) {
     const bool known = source == 0 && !e.mark.is_null();

@@ -85,8 +85,11 @@ std::string read_text(const fs::path& file) {
   const auto name = file.string();
   if (const auto problem = file_problem(file); !problem.empty())
     throw configs::ConfigError(name + ": " + problem);
+  constexpr std::streamsize kMost = 2
+                                    << 20;  // beyond what Document::yaml takes: a device has no end
   std::ifstream stream(file, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(stream), {}};
+  std::string text(kMost, '\0');
+  text.resize(static_cast<std::size_t>(stream.read(text.data(), kMost).gcount()));
   if (stream.bad()) throw configs::ConfigError(name + ": cannot be read to its end");
   return text;
 }
