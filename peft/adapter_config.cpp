@@ -74,6 +74,8 @@ AdapterConfig parse_adapter_config(const std::string& json, const std::string& f
   config.base_model_name_or_path = root.text("base_model_name_or_path", "");
   lora.r = root.integer("r", 8, 1, kMaxRank);  // PEFT's defaults, not ours
   lora.lora_alpha = root.number("lora_alpha", 8.0);
+  if (lora.lora_alpha == 0.0)
+    root.reject("lora_alpha", "expected a number other than 0, which would switch the adapter off");
   lora.lora_dropout = root.number("lora_dropout", 0.0, {.min = 0.0, .max = 1.0});
   lora.use_rslora = root.boolean("use_rslora", false);
   read_targets(root, config);

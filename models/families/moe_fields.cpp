@@ -7,6 +7,7 @@ namespace tailor::models {
 namespace {
 
 constexpr std::int64_t kMostExperts = 1 << 14;  // beyond, the file is damaged
+constexpr std::int64_t kMostInAllLayers = 1 << 20;
 
 }  // namespace
 
@@ -20,6 +21,11 @@ MoeConfig read_moe_config(configs::Section& config, const DecoderConfig& decoder
   // A value that was refused becomes one that the blocks can be made of; check() comes after.
   router.num_experts =
       std::clamp<std::int64_t>(config.integer(experts, {}, 1, kMostExperts), 1, kMostExperts);
+  if (router.num_experts * decoder.shape.num_hidden_layers > kMostInAllLayers) {
+    config.reject(experts, "expected at most " + std::to_string(kMostInAllLayers) +
+                               " experts in all layers together");
+    router.num_experts = 1;
+  }
   router.num_experts_per_tok = std::clamp<std::int64_t>(
       config.integer("num_experts_per_tok", {}, 1, router.num_experts), 1, router.num_experts);
   router.norm_topk_prob = config.boolean("norm_topk_prob", false);

@@ -2,6 +2,7 @@
 
 #include <ATen/ops/full.h>
 
+#include <cmath>
 #include <functional>
 #include <memory>
 #include <numeric>
@@ -26,6 +27,19 @@ double read_deviation(const std::string& config_json, const std::string& config_
                 "expected at least the byte tokenizer's " + std::to_string(num_tokens));
   document.check();
   return deviation;
+}
+
+/// Counted as floating-point numbers: sizes that are allowed one by one overflow together.
+void check_size(CausalLM& model, const std::string& config_file) {
+  constexpr double kMost = 1e13;
+  double count = 0;
+  for (const auto& parameter : model.parameters())
+    count +=
+        std::accumulate(parameter.shape.begin(), parameter.shape.end(), 1.0, std::multiplies<>());
+  if (count > kMost)
+    throw configs::ConfigError(config_file + ": describes " +
+                               configs::number_text(std::round(count / 1e12)) +
+                               "e12 parameters, expected at most 1e13");
 }
 
 MadeTensors::Maker maker_of(const NamedParameter& parameter, double deviation, std::uint64_t seed) {
@@ -55,6 +69,7 @@ Pretrained random_pretrained(const std::string& config_json, const std::string& 
   const auto& spec = out.tokenizer->spec();
   out.generation = {
       .eos_token_id = {*spec.eos_id}, .bos_token_id = spec.bos_id, .pad_token_id = spec.pad_id};
+  check_size(*model, config_file);
   const auto deviation = read_deviation(config_json, config_file, out.tokenizer->size());
   auto tensors = std::make_shared<MadeTensors>();
   for (const auto& parameter : model->parameters()) {

@@ -185,14 +185,14 @@ bool begins_as_safetensors(std::string_view head, std::uintmax_t file_bytes) {
 Inspection inspect(const fs::path& path) {
   if (!fs::exists(path)) throw FileError(path.string() + ": no such file or directory");
   if (fs::is_directory(path)) return of_directory(path);
+  if (!fs::is_regular_file(path)) throw FileError(path.string() + ": expected a regular file");
   std::array<char, 512> block{};
   std::ifstream in(path, std::ios::binary);
   in.read(block.data(), block.size());
   const std::string_view head(block.data(), static_cast<std::size_t>(in.gcount()));
   if (head.starts_with("GGUF")) return of_gguf(path);
   if (path.string().ends_with(".index.json")) return of_index(path);
-  if (path.extension() != ".safetensors" && fs::is_regular_file(path) &&
-      !begins_as_safetensors(head, fs::file_size(path)))
+  if (path.extension() != ".safetensors" && !begins_as_safetensors(head, fs::file_size(path)))
     refuse(path, head);
   return of_safetensors(path);
 }

@@ -22,7 +22,8 @@ struct Descriptor {
 }  // namespace
 
 MappedFile::MappedFile(const std::filesystem::path& file) : name_(file.string()) {
-  const Descriptor descriptor{open(name_.c_str(), O_RDONLY | O_CLOEXEC)};
+  // A pipe without a writer would be waited for; regular files take no notice.
+  const Descriptor descriptor{open(name_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
   const auto fail = [&] { throw FileError(name_ + ": cannot be read: " + std::strerror(errno)); };
   struct stat status {};
   if (descriptor.value < 0 || fstat(descriptor.value, &status) != 0) fail();

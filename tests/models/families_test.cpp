@@ -3,6 +3,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <cstdlib>
 #include <fstream>
@@ -10,6 +11,7 @@
 #include <sstream>
 
 #include "models/families/causal_lm.hpp"
+#include "models/families/unused_tensors.hpp"
 #include "models/files/safetensors.hpp"
 #include "models/layers/kv_cache.hpp"
 
@@ -197,6 +199,30 @@ TEST_CASE("parameters carry the checkpoint's keys and shapes", "[models]") {
   std::sort(ours.begin(), ours.end());
   std::sort(theirs.begin(), theirs.end());
   CHECK(ours == theirs);
+}
+
+TEST_CASE("tensors of a checkpoint that its model does not read are found", "[models]") {
+  const std::string name =
+      GENERATE("tiny_llama", "tiny_qwen3", "tiny_mixtral", "tiny_olmoe", "tiny_deepseek_v3");
+  CAPTURE(name);
+  auto pretrained = models::open_pretrained(kGolden + '/' + name);
+  const auto unused = [&] {
+    const auto model = models::make_causal_lm(pretrained.config_json, pretrained.config_file);
+    return models::unused_tensors(*model, pretrained);
+  };
+  CHECK(unused().empty());
+  if (name == "tiny_deepseek_v3") return;  // has a further layer on purpose
+  auto& config = pretrained.config_json;
+  const std::string layers = "\"num_hidden_layers\": ";
+  const auto at = config.find(layers);
+  REQUIRE(at != std::string::npos);
+  config[at + layers.size()] = '1';
+  const auto found = unused();
+  REQUIRE_FALSE(found.empty());
+  CHECK(std::ranges::all_of(
+      found, [](const auto& tensor) { return tensor.starts_with("model.layers."); }));
+  CHECK(std::ranges::none_of(
+      found, [](const auto& tensor) { return tensor.starts_with("model.layers.0."); }));
 }
 
 // Hidden: scripts/check_logits.py names a real model and what transformers makes of it.

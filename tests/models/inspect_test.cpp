@@ -1,6 +1,7 @@
 #include "models/files/inspect.hpp"
 
 #include <ATen/ops/ones.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
@@ -102,6 +103,10 @@ TEST_CASE("Adapters, checkpoints and runs are told apart") {
 TEST_CASE("What is none of the known kinds is said so") {
   const Folder folder;
   CHECK_THROWS_WITH(inspect(folder.path / "x"), Contains("x: no such file or directory"));
+  const auto pipe = folder.path / "pipe.gguf";
+  REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);  // which nobody writes to
+  CHECK_THROWS_WITH(inspect(pipe), Contains("pipe.gguf: expected a regular file"));
+  CHECK_THROWS_WITH(open_safetensors(pipe), Contains("pipe.gguf: expected a regular file"));
   CHECK_THROWS_WITH(inspect(folder.path), Contains("expected config.json (a model)"));
   const auto refused = [&](const char* name, const std::string& content, const char* found) {
     write(folder.path / name, content);

@@ -8,7 +8,9 @@
 
 #include <catch2/catch.hpp>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
+#include "configs/reader.hpp"
 #include "models/families/causal_lm.hpp"
 #include "models/files/mapped_file.hpp"
 #include "models/text/chat.hpp"
@@ -71,13 +73,27 @@ TEST_CASE("random matrices have the configured deviation, norms are 1, biases 0"
   CHECK(weight(model, "model.layers.0.self_attn.q_proj.bias").eq(0).all().item<bool>());
 }
 
-TEST_CASE("a vocabulary below the byte tokenizer's is refused", "[models]") {
-  const auto file = std::string(TAILOR_GOLDEN) + "/tiny_llama/config.json";
-  auto config = models::read_text_file(file);
-  const std::string size = "\"vocab_size\": 288";
-  const auto place = config.find(size);
-  REQUIRE(place != std::string::npos);
-  config.replace(place, size.size(), "\"vocab_size\": 258");
-  CHECK_THROWS_WITH(models::random_pretrained(config, file, 0),
-                    Contains("vocab_size") && Contains("259"));
+TEST_CASE("sizes that no model can have are refused", "[models]") {
+  const auto problem = [](const std::string& family, const nlohmann::json& sizes) {
+    const auto file = std::string(TAILOR_GOLDEN) + '/' + family + "/config.json";
+    auto config = nlohmann::json::parse(models::read_text_file(file));
+    config.update(sizes);
+    try {
+      models::random_pretrained(config.dump(), file, 0);
+    } catch (const configs::ConfigError& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  CHECK_THAT(problem("tiny_llama", {{"vocab_size", 258}}),
+             Contains("vocab_size") && Contains("259"));
+  CHECK(problem("tiny_llama", {{"vocab_size", 259}}).empty());
+  constexpr std::int64_t kMost = 1 << 24;
+  CHECK_THAT(problem("tiny_llama", {{"num_hidden_layers", 10000},
+                                    {"hidden_size", kMost},
+                                    {"intermediate_size", kMost},
+                                    {"vocab_size", kMost}}),
+             Contains("config.json: describes 8"));
+  CHECK_THAT(problem("tiny_mixtral", {{"num_hidden_layers", 10000}, {"num_local_experts", 105}}),
+             Contains("num_local_experts: expected at most 1048576 experts in all layers"));
 }

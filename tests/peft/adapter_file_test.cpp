@@ -165,6 +165,7 @@ TEST_CASE("what would change the function is refused by name", "[peft]") {
       {Json{{"alpha_pattern", {{"q_proj(", 4}}}}, "alpha_pattern"},
       {Json{{"rank_pattern", {{"q_proj", 1.5}}}}, "rank_pattern"},
       {Json{{"lora_alpha", "x"}}, "lora_alpha"},
+      {Json{{"lora_alpha", 0}}, "lora_alpha"},
   }));
   CAPTURE(text);
   const Folder folder;
