@@ -219,6 +219,7 @@ TEST_CASE("data without a supervised token is an error that shows a sample", "[d
       Contains(
           "no row is left to learn from or to evaluate: of 1 rows 0 are longer than max_length "
           "64 and 1 have no supervised token") &&
+          Contains('\n' + data.file().path.string() + ":1: the first row begins") &&
           Contains("\nu:hello<end>"));
 }
 

@@ -27,7 +27,10 @@ class Loader {
 
   void add_file(const DataFile& file) {
     check_tokenization(file, how_);
-    visit_rows(file, problems_, [&](Row&& row) { add(tokenize(row, file.format, how_)); });
+    visit_rows(file, problems_, [&](Row&& row) {
+      const auto line = row.line;
+      add(tokenize(row, file.format, how_), file.path, line);
+    });
   }
 
   Dataset take() {
@@ -37,9 +40,12 @@ class Loader {
   }
 
  private:
-  void add(Example example) {
+  void add(Example example, const std::filesystem::path& file, std::int64_t line) {
     ++num_rows_;
-    if (!sample_) sample_ = beginning(example, kSampleTokens);
+    if (!sample_) {
+      sample_ = beginning(example, kSampleTokens);
+      sample_place_ = file.string() + ':' + std::to_string(line);
+    }
     check_vocabulary(example);
     const auto max_length = static_cast<std::size_t>(config_.max_length);
     if (example.ids.size() > max_length) {
@@ -88,7 +94,8 @@ class Loader {
       text += " (" + std::to_string(dataset_.num_truncated) +
               " were cut at max_length, perhaps before the part that is trained on)";
     if (sample_)
-      text += "\nthe first row begins, supervised parts between [[ and ]]:\n" +
+      text += '\n' + sample_place_ +
+              ": the first row begins, supervised parts between [[ and ]]:\n" +
               render_supervision(*sample_, *how_.tokenizer);
     return text;
   }
@@ -98,6 +105,7 @@ class Loader {
   Dataset dataset_;
   RowProblems problems_;
   std::optional<Example> sample_;
+  std::string sample_place_;  // "train.jsonl:1"
   std::int64_t num_rows_ = 0;
 };
 

@@ -27,6 +27,8 @@ LineReader::LineReader(const std::filesystem::path& path, char separator,
   if (status.type() == std::filesystem::file_type::not_found) refuse(path, "no such file");
   if (error) refuse(path, error.message());
   if (std::filesystem::is_directory(status)) refuse(path, "expected a file, found a directory");
+  if (std::filesystem::is_character_file(status) || std::filesystem::is_block_file(status))
+    refuse(path, "expected a file, found a device");
   errno = 0;
   file_.open(path, std::ios::binary);
   if (!file_) refuse(path, errno != 0 ? std::strerror(errno) : "cannot be opened");

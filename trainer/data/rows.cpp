@@ -109,6 +109,8 @@ void RowProblems::check() const {
   std::string text;
   for (const auto& kind : kinds_) text += (text.empty() ? "" : "\n") + told(kind);
   if (num_others_ > 0) text += "\n... and " + std::to_string(num_others_) + " more";
+  for (const auto& [file, place] : named_at_)
+    if (text.find(place) == std::string::npos) text += '\n' + place + ": names " + file;
   throw configs::ConfigError(text);
 }
 
@@ -120,9 +122,11 @@ void visit_rows(const DataFile& file, RowProblems& problems,
     LineReader lines(file.path);
     std::string line;
     std::int64_t rows = 0;
+    bool wrong = false;
     while (lines.next(line)) {
       const auto number = lines.line_number();
       if (lines.too_long()) {
+        wrong = true;
         problems.add(name, number,
                      "the line is longer than " + std::to_string(kMaxLineBytes >> 20) + " MiB");
         ++rows;
@@ -140,12 +144,14 @@ void visit_rows(const DataFile& file, RowProblems& problems,
         parsed = true;
         visit(std::move(row));
       } catch (const configs::ConfigError& error) {
+        wrong = true;
         const auto hint = [&] { return hint_of(line, file); };
         problems.add(name, number, error.what(),
                      parsed ? std::function<std::string()>() : std::function(hint));
       }
     }
     problems.set_num_rows(name, rows);
+    if (wrong && !file.place.empty()) problems.set_place(name, file.place);
     if (rows == 0) problems.add(place + name + ": the file holds no rows");
   } catch (const configs::ConfigError& error) {
     problems.add(place + error.what());

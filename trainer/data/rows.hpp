@@ -45,6 +45,8 @@ class RowProblems {
   void add(const std::string& file, std::int64_t line, std::string text,
            const std::function<std::string()>& hint = {});
   void set_num_rows(const std::string& file, std::int64_t rows) { num_rows_[file] = rows; }
+  /// Where a job names the file: told behind the problems of its rows.
+  void set_place(const std::string& file, const std::string& place) { named_at_[file] = place; }
   bool empty() const { return kinds_.empty(); }
   /// Throws ConfigError: the first 20, with the lines of each, and how many others there are.
   void check() const;
@@ -60,6 +62,7 @@ class RowProblems {
   std::vector<Kind> kinds_;                    // the first ones
   std::map<std::string, std::size_t> places_;  // of file and text in kinds_
   std::map<std::string, std::int64_t> num_rows_;
+  std::map<std::string, std::string> named_at_;
   std::int64_t num_others_ = 0;
 };
 
