@@ -19,6 +19,8 @@ struct ModelConfig {
   std::string dtype = "bfloat16";      // stored: bfloat16 | float32 | auto
   std::string compute_dtype = "auto";  // multiplied: auto | float32 | bfloat16
   std::string device = "auto";         // auto | cpu | cuda
+  /// Who said so, for errors that need the machine: "job.yaml:3:3: model.device", or an option.
+  std::string compute_dtype_place = "model.compute_dtype", device_place = "model.device";
 };
 
 enum class DataFormat { Messages, PromptCompletion, Text, Tokens };
@@ -60,6 +62,7 @@ struct TrainConfig {
   std::int64_t max_loss_patience = 3;  // ... for so many steps stops the job; max_loss 0: off
   std::uint64_t seed = 42;
   std::int64_t threads = 0;  // 0: one a core
+  std::string threads_place = "train.threads";
 };
 
 /// Which tokens' choices are the share f of an expert in the balancing loss.

@@ -115,6 +115,8 @@ ModelConfig read_model(Section section, const PathBase& base) {
   config.compute_dtype =
       section.choice("compute_dtype", {"auto", "float32", "bfloat16"}, config.compute_dtype);
   config.device = section.choice("device", {"auto", "cpu", "cuda"}, config.device);
+  config.compute_dtype_place = section.place("compute_dtype");
+  config.device_place = section.place("device");
   if (config.dtype == "float32" && config.compute_dtype == "bfloat16")
     section.report("compute_dtype", "expected auto or float32 where dtype is float32");
   section.finish();
@@ -164,6 +166,7 @@ TrainConfig read_train(Section section, std::vector<std::string>& notes) {
   const auto seed = section.integer("seed", static_cast<std::int64_t>(config.seed), 0, kMaxInteger);
   config.seed = static_cast<std::uint64_t>(seed);
   config.threads = section.integer("threads", config.threads, 0, kMaxThreads);
+  config.threads_place = section.place("threads");
   section.finish();
   return config;
 }

@@ -54,6 +54,9 @@ TEST_CASE("a configuration that is wrong is told with file and field") {
     "num_local_experts": 4, "num_experts_per_tok": 5})");
   CHECK(error.find("num_experts_per_tok: expected at most num_local_experts = 4, found \"5\"") !=
         std::string::npos);
+  CHECK(error_of(R"({"model_type": "llama", "hidden_size": 16777216, "num_hidden_layers": 10000,
+    "vocab_size": 16777216, "num_attention_heads": 16, "intermediate_size": 16777216})")
+            .starts_with("config.json: describes more than 1e15 parameters"));
   CHECK_THROWS_AS(read_architecture("/nowhere/config.json"), configs::ConfigError);
   CHECK_THROWS_AS(read_architecture(TAILOR_GOLDEN), configs::ConfigError);
 }

@@ -72,7 +72,7 @@ def mistakes_are_told_with_code_2():
         (("--gpus", "16", "--layout", "tp=8"), "--layout: tp = 8 does not divide num_key_value_heads = 4"),
         (("--gpus", "16", "--layout", "tp=3"), "does not divide gpus = 16"),
         (("--layout", "tp=2"), "--layout: needs --gpus"),
-        (("--gpus", "-1"), "--gpus: expected"),
+        (("--gpus", "0"), "--gpus: Value 0 not in range 1 to 65536"),
         (("--gpus", "8", "--gpu-memory", "80"), '--gpu-memory: expected a size such as 80GB, found "80"'),
         (("--expert-lora", "outer"), "--expert-lora: expected per_expert, shared_outer or shared"),
         (("--target-modules", "q_proj,w1"), 'has no "w1"'),

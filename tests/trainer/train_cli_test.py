@@ -46,6 +46,9 @@ def a_finished_run_says_so(make):
     expect("finished" in error, error)
     expect(again["steps"] == 20 and again["loss"] == first["loss"], again)
     expect_equal(job.result(), before, "a finished run started again")
+    _, error = job.finish("--set", "train.max_steps=10")
+    expect("finished: 20, more than the job's 10, steps were done before" in error, error)
+    expect_equal(job.result(), before, "a finished run asked for fewer steps")
 
 
 @test
@@ -287,14 +290,14 @@ def a_gpu_that_is_not_there_is_refused_before_weights_are_read(make):
     job = make()
     nowhere = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     _, error = job.finish("--set", "model.device=cuda", code=2, env=nowhere)
-    expect("model.device" in error and "GPU" in error, error)
+    expect("--set model.device=cuda: model.device: expected a GPU" in error, error)
     expect("CUDA" in error or "none answers" in error, error)
     expect(not (job.run / "checkpoints").exists(), "nothing was begun")
     model = job.file.read_text().split("name_or_path: ")[1].split(",")[0].strip('"')
     for command in (["generate", "--prompt", "x", "--model", model], ["eval", str(job.file), "--without-adapter"]):
         command = [str(job.program), *command, "--device"]
         done = subprocess.run([*command, "cuda"], env=nowhere, capture_output=True, text=True)
-        expect(done.returncode == 2 and "model.device" in done.stderr, done.stderr)
+        expect(done.returncode == 2 and "--device: expected a GPU" in done.stderr, done.stderr)
         done = subprocess.run([*command, "gpu"], capture_output=True, text=True)
         expect(done.returncode == 2 and "--device" in done.stderr and "cuda" in done.stderr, done.stderr)
 
@@ -306,8 +309,25 @@ def a_job_that_cannot_begin_leaves_no_folder(make):
     expect("--set peft.r=99: peft.r: the rank of" in error, error)
     expect(not job.run.exists(), list(job.run.parent.iterdir()))
     _, error = job.finish("--set", "train.threads=999", code=2)
-    expect("train.threads: expected at most" in error and "999" in error, error)
+    expect("--set train.threads=999: train.threads: expected at most" in error, error)
     expect(not job.run.exists(), list(job.run.parent.iterdir()))
+
+
+@test
+def a_misspelt_option_is_answered_with_the_nearest(make):
+    program = str(make().program)
+    for command, text in (
+        (["generate", "--prmpt", "x"], "error: unknown option --prmpt; did you mean --prompt?"),
+        (["train", "job.yaml", "--treads", "2"], "error: unknown option --treads; did you mean --threads?"),
+        (["bench", "gemm", "--treads", "2"], "error: unknown option --treads; did you mean --threads?"),
+        (["generate", "--xyzzy"], "error: unknown option --xyzzy\n`tailor generate --help`"),
+        (["inspect", "a", "b"], "not expected: b"),
+        (["generate", "--top-k", "many"], "error: --top-k: expected a number, found many\n"),
+        (["bench", "step", "--rows", "0"], "--rows: Value 0 not in range 1 to"),
+        (["generate", "--seed", "-1"], "--seed: Value -1 not in range 0 to"),
+    ):
+        done = subprocess.run([program, *command], capture_output=True, text=True)
+        expect(done.returncode == 2 and text in done.stderr, f"{command}: {done.stderr}")
 
 
 @test
@@ -316,6 +336,22 @@ def a_target_that_matches_nothing_is_named_with_its_place(make):
     _, error = job.finish("--set", "peft.target_modules=[q_prj]", code=2)
     expect("q_prj" in error and "peft.target_modules" in error, error)
     expect("q_proj" in error, error)
+
+
+@test
+def tensors_that_the_model_has_no_place_for_are_told(make):
+    job = make(steps=1)
+    model = pathlib.Path(job.file.read_text().split("name_or_path: ")[1].split(",")[0].strip('"'))
+    shorter = job.file.parent / "shorter"
+    shutil.copytree(model, shorter)
+    config = json.loads((model / "config.json").read_text())
+    config["num_hidden_layers"] -= 1
+    (shorter / "config.json").write_text(json.dumps(config))
+    _, error = job.finish("--set", f"model.name_or_path={shorter}")
+    expect(f"warning: {shorter}: " in error and "tensors have no place in the model of" in error, error)
+    expect(f"model.layers.{config['num_hidden_layers']}." in error, error)
+    _, error = make("whole", steps=1).finish()
+    expect("have no place" not in error, error)
 
 
 @test

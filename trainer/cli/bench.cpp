@@ -162,7 +162,8 @@ int bench_moe(const Options& options) {
 }  // namespace
 
 void add_bench(CLI::App& app, Action& action) {
-  auto* bench = app.add_subcommand("bench", "kernels and whole steps against the machine's limits");
+  auto* bench =
+      app.add_subcommand("bench", "Measure kernels and whole steps against the machine's limits");
   bench->require_subcommand(1);
   const auto options = std::make_shared<Options>();
   const auto common = [options](CLI::App* command) {
@@ -171,23 +172,23 @@ void add_bench(CLI::App& app, Action& action) {
         ->check(CLI::Range(0, 4096));
     command->add_flag("--json", options->json, "print the result as JSON");
   };
-  auto* gemm = bench->add_subcommand("gemm", "matrix products and memory bandwidth");
+  auto* gemm = bench->add_subcommand("gemm", "Matrix products and memory bandwidth");
   common(gemm);
   gemm->callback([options, &action] { action = [options] { return bench_gemm(*options); }; });
 
-  auto* step = bench->add_subcommand("step", "a LoRA training step");
+  auto* step = bench->add_subcommand("step", "A LoRA training step");
   common(step);
   step->add_option("--model", options->model,
                    "HF directory or GGUF file; without it random weights of SmolLM2-135M's shape");
   step->add_option("--dtype", options->dtype, "stored: bfloat16, float32, auto");
   step->add_option("--compute-dtype", options->compute_dtype, "products: auto, float32, bfloat16");
-  step->add_option("--rows", options->rows, "rows a step")->check(CLI::PositiveNumber);
+  step->add_option("--rows", options->rows, "rows a step")->check(CLI::Range(1, 1 << 20));
   step->add_option("--length", options->length, "tokens a row")->check(CLI::Range(2, 1 << 20));
-  step->add_option("--runs", options->runs, "measured steps")->check(CLI::PositiveNumber);
-  step->add_option("--r", options->r, "LoRA rank")->check(CLI::PositiveNumber);
+  step->add_option("--runs", options->runs, "measured steps")->check(CLI::Range(1, 1 << 20));
+  step->add_option("--r", options->r, "LoRA rank")->check(CLI::Range(1, 65536));
   step->callback([options, &action] { action = [options] { return bench_step(*options); }; });
 
-  auto* moe = bench->add_subcommand("moe", "a sparse feed-forward block, with and without LoRA");
+  auto* moe = bench->add_subcommand("moe", "A sparse feed-forward block, with and without LoRA");
   common(moe);
   const auto size = [moe](const char* name, std::int64_t& value, const char* what) {
     moe->add_option(name, value, what)->check(CLI::Range(1, 1 << 20));
@@ -197,7 +198,7 @@ void add_bench(CLI::App& app, Action& action) {
   size("--moe-intermediate-size", options->moe.moe_intermediate_size, "width of an expert");
   size("--num-experts", options->moe.num_experts, "experts");
   size("--num-experts-per-tok", options->moe.num_experts_per_tok, "experts of a token");
-  moe->add_option("--r", options->ranks, "LoRA ranks")->check(CLI::PositiveNumber);
+  moe->add_option("--r", options->ranks, "LoRA ranks")->check(CLI::Range(1, 65536));
   moe->callback([options, &action] { action = [options] { return bench_moe(*options); }; });
 }
 

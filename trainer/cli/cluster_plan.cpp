@@ -50,7 +50,6 @@ plan::AdapterSpec read_adapter(const ClusterPlanOptions& options) {
 }
 
 plan::ClusterSpec read_cluster(const ClusterPlanOptions& options) {
-  require_between("--gpus", static_cast<double>(options.gpus), 0, kMostGpus, "1 to 65536");
   require_between("--gpus-per-node", static_cast<double>(options.gpus_per_node), 1, kMostGpus,
                   "1 to 65536");
   require_between("--gpu-tflops", options.gpu_tflops, 1e-3, 1e6, "0.001 to 1000000");
@@ -104,7 +103,8 @@ void add_cluster_plan_options(CLI::App& command, ClusterPlanOptions& o) {
   group(kAdapter, "--expert-lora", o.expert_lora, "per_expert, shared_outer or shared");
   group(kAdapter, "--moe-rank", o.moe_rank, "rank of experts: same, or divide by experts a token");
   constexpr auto kCluster = "Cluster (with --architecture)";
-  group(kCluster, "--gpus", o.gpus, "how many in all; without it only parameters are counted");
+  group(kCluster, "--gpus", o.gpus, "how many in all; without it only parameters are counted")
+      ->check(CLI::Range(std::int64_t{1}, kMostGpus));
   group(kCluster, "--gpus-per-node", o.gpus_per_node, "8");
   group(kCluster, "--gpu-memory", o.gpu_memory, "80GB");
   group(kCluster, "--gpu-memory-bandwidth", o.gpu_memory_bandwidth, "3.35TB/s");

@@ -90,7 +90,7 @@ int doctor(bool json) {
 }  // namespace
 
 void add_doctor(CLI::App& app, Action& action) {
-  auto* command = app.add_subcommand("doctor", "what this build and this machine can do");
+  auto* command = app.add_subcommand("doctor", "Show what this build and this machine can do");
   const auto json = std::make_shared<bool>(false);
   command->add_flag("--json", *json, "print the result as JSON");
   command->callback([json, &action] { action = [json] { return doctor(*json); }; });

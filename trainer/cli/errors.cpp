@@ -26,9 +26,8 @@ constexpr const char* kOutOfMemory =
 constexpr int kInternal = 1, kInput = 2, kNumbers = 3, kPeers = 4;
 
 /// "cannot write FILE: No space left on device"
-std::string with_hint(const std::system_error& error) {
-  std::string text = error.what();
-  if (error.code() == std::errc::no_space_on_device || error.code() == std::errc::file_too_large)
+std::string with_hint(std::string text, const std::error_code& code) {
+  if (code == std::errc::no_space_on_device || code == std::errc::file_too_large)
     text += "; what was saved before is untouched: make room and run the same command again";
   return text;
 }
@@ -64,8 +63,10 @@ Failure explain(const std::exception_ptr& error) {
     return {kNumbers, e.what()};
   } catch (const distributed::CommError& e) {
     return {kPeers, e.what()};
-  } catch (const std::system_error& e) {  // std::filesystem::filesystem_error is one
-    return {kInput, with_hint(e)};
+  } catch (const std::filesystem::filesystem_error& e) {  // whose own text names functions
+    return {kInput, with_hint(e.path1().string() + ": " + e.code().message(), e.code())};
+  } catch (const std::system_error& e) {
+    return {kInput, with_hint(e.what(), e.code())};
   } catch (const c10::Error& e) {
     const std::string text = e.what_without_backtrace();
     if (text.find("DefaultCPUAllocator") != std::string::npos) return {kInput, kOutOfMemory};

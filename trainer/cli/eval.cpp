@@ -103,7 +103,10 @@ Work work_of(const EvalOptions& options) {
     if (options.model.dtype != "auto") work.model.dtype = options.model.dtype;
     if (options.model.compute_dtype != "auto")
       work.model.compute_dtype = options.model.compute_dtype;
-    if (options.model.device != "auto") work.model.device = options.model.device;
+    if (options.model.device != "auto") {
+      work.model.device = options.model.device;
+      work.model.device_place = "--device";
+    }
   }
   if (!options.model.adapter.empty()) work.adapter = options.model.adapter;
   if (options.model.threads > 0) work.threads = options.model.threads;

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <iostream>
 #include <iterator>
+#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -237,7 +238,9 @@ void add_generate(CLI::App& app, Action& action) {
   command->add_option("--top-p", sampling.top_p, "keep the likeliest with mass p; 1: off");
   command->add_option("--min-p", sampling.min_p, "keep what has p times the best's; 0: off");
   command->add_option("--repetition-penalty", sampling.repetition_penalty, "1: off");
-  command->add_option("--seed", sampling.seed, "of the random numbers")->capture_default_str();
+  command->add_option("--seed", sampling.seed, "of the random numbers")
+      ->check(CLI::Range(std::int64_t{0}, std::numeric_limits<std::int64_t>::max()))
+      ->capture_default_str();
   command->add_option("--stop", options->stop, "end before this text; repeatable")
       ->allow_extra_args(false);
   command->add_flag("--ignore-eos", options->ignore_eos, "go on behind end tokens");

@@ -1,6 +1,7 @@
 // tailor init: a model of random weights from a config.json.
 #include <CLI/CLI.hpp>
 #include <iostream>
+#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -47,7 +48,9 @@ void add_init(CLI::App& app, Action& action) {
       ->required();
   command->add_option("--output", options->output, "HF directory to write; new or empty")
       ->required();
-  command->add_option("--seed", options->seed, "of the weights")->capture_default_str();
+  command->add_option("--seed", options->seed, "of the weights")
+      ->check(CLI::Range(std::int64_t{0}, std::numeric_limits<std::int64_t>::max()))
+      ->capture_default_str();
   command->add_option("--dtype", options->dtype, "of the weights written")
       ->check(CLI::IsMember({"bfloat16", "float32"}))
       ->capture_default_str();

@@ -14,6 +14,8 @@ ModelConfig ModelOptions::config() const {
   config.dtype = dtype;
   config.compute_dtype = compute_dtype;
   config.device = device;
+  config.compute_dtype_place = "--compute-dtype";
+  config.device_place = "--device";
   return config;
 }
 

@@ -4,18 +4,49 @@
 
 #include <CLI/CLI.hpp>
 #include <string>
+#include <vector>
+
+#include "configs/reader.hpp"
 
 namespace tailor::trainer::cli {
+namespace {
+
+/// The library's text of an error, or a better one where it leaves out what was expected.
+std::string told(const CLI::App& app, const CLI::App& command, const CLI::Error& error) {
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
+    std::vector<std::string> known;
+    for (const auto* option : command.get_options())
+      for (const auto& name : option->get_lnames()) known.push_back("--" + name);
+    for (const auto& word : app.remaining(/*recurse=*/true)) {
+      if (!word.starts_with("--")) continue;
+      const auto near = configs::nearest(word, known);
+      return "unknown option " + word + (near.empty() ? "" : "; did you mean " + near + '?');
+    }
+  }
+  const std::string text = error.what(), unread = "Could not convert: ";
+  const auto equals = text.find(" = ");
+  if (text.starts_with(unread) && equals != std::string::npos)
+    return text.substr(unread.size(), equals - unread.size()) + ": expected a number, found " +
+           text.substr(equals + 3);
+  return text;
+}
+
+}  // namespace
 
 void declare_program(CLI::App& app, Request& request) {
   app.name("tailor");
   app.description("Tailor trains LoRA adapters and runs models with them.");
   app.require_subcommand(1);
   app.set_version_flag("--version", "tailor " TAILOR_VERSION " (libtorch " TORCH_VERSION ")");
-  app.failure_message([](const CLI::App* command, const CLI::Error& error) {
-    const auto chosen = command->get_subcommands();
-    const auto name = chosen.empty() ? "" : chosen.front()->get_name() + " ";
-    return std::string("error: ") + error.what() + "\n`tailor " + name +
+  app.failure_message([](const CLI::App* root, const CLI::Error& error) {
+    std::string name;
+    const auto* command = root;
+    for (auto chosen = root->get_subcommands(); !chosen.empty();
+         chosen = command->get_subcommands()) {  // a command may have commands: bench gemm
+      command = chosen.front();
+      name += command->get_name() + ' ';
+    }
+    return "error: " + told(*root, *command, error) + "\n`tailor " + name +
            "--help` lists what it takes\n";
   });
   app.add_flag("--debug", request.debug, "print a stack trace with an error");

@@ -138,15 +138,16 @@ std::string Ranks::from_first(const std::string& text) {
   return {static_cast<const char*>(bytes.const_data_ptr()), bytes.nbytes()};
 }
 
-at::Device Ranks::device(const std::string& word) {
+at::Device Ranks::device(const ModelConfig& config) {
   const auto seat = size() > 1 ? distributed::mpi_node_rank() : distributed::NodeRank{};
   at::Device out = at::kCPU;
   together([&] {
-    out = choose_device(word, seat);
+    out = choose_device(config, seat);
     if (out.is_cuda() && size() > 1 && !distributed::has_nccl()) {
-      if (word == "cuda")
+      if (config.device == "cuda")
         throw configs::ConfigError(
-            "model.device: expected a program built with NCCL for cuda on several ranks; use cpu, "
+            config.device_place +
+            ": expected a program built with NCCL for cuda on several ranks; use cpu, "
             "or one rank");
       out = at::kCPU;
     }

@@ -29,9 +29,9 @@ class Ranks {
   std::string shared_text(const std::string& file);
   std::string from_first(const std::string& text);  // rank 0's text, on all
 
-  /// What `model.device` means for this rank, a GPU of its own for all ranks or the CPU for all.
+  /// What config.device means for this rank, a GPU of its own for all ranks or the CPU for all.
   /// Throws as together() does, for `cuda` where not all have one.
-  at::Device device(const std::string& word);
+  at::Device device(const ModelConfig& config);
 
   /// The mesh of a job; its groups reach the memory of `device`. Throws as together() does,
   /// configs::ConfigError with the place of its `parallel` section where the sizes do not fit the

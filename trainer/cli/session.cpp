@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <thread>
 
+#include "models/families/unused_tensors.hpp"
 #include "models/kernels/weight.hpp"
 #include "peft/adapter_file.hpp"
 #include "trainer/cli/devices.hpp"
+#include "trainer/metrics/log.hpp"
 
 namespace tailor::trainer::cli {
 
@@ -45,10 +47,12 @@ std::string Precision::describe() const {
          " products on a GPU";
 }
 
-at::Device choose_device(const std::string& word, const distributed::NodeRank& seat) {
+at::Device choose_device(const ModelConfig& config, const distributed::NodeRank& seat) {
+  const auto& word = config.device;
   if (word == "cpu") return at::kCPU;
   if (word != "auto" && word != "cuda")
-    throw configs::ConfigError("model.device: expected auto, cpu or cuda, found \"" + word + "\"");
+    throw configs::ConfigError(config.device_place + ": expected auto, cpu or cuda, found \"" +
+                               word + "\"");
   const auto found = accelerators();
   const auto problem = why_no_gpu(found, seat);
   if (problem.empty()) {
@@ -57,12 +61,12 @@ at::Device choose_device(const std::string& word, const distributed::NodeRank& s
     return {at::kCUDA, static_cast<at::DeviceIndex>(index)};
   }
   if (word == "auto") return at::kCPU;
-  throw configs::ConfigError("model.device: expected a GPU for cuda, but " + problem +
+  throw configs::ConfigError(config.device_place + ": expected a GPU for cuda, but " + problem +
                              "; use auto or cpu");
 }
 
 Precision choose_precision(const ModelConfig& config) {
-  return choose_precision(config, choose_device(config.device));
+  return choose_precision(config, choose_device(config));
 }
 
 Precision choose_precision(const ModelConfig& config, at::Device device) {
@@ -80,16 +84,17 @@ Precision choose_precision(const ModelConfig& config, at::Device device) {
                                : models::kernels::best_arithmetic(precision.stored);
   } else if (config.compute_dtype == "bfloat16") {
     if (precision.stored != at::kBFloat16)
-      throw configs::ConfigError(
-          "model.compute_dtype: bfloat16 products need bfloat16 weights, found model.dtype "
-          "float32");
+      throw configs::ConfigError(config.compute_dtype_place +
+                                 ": bfloat16 products need bfloat16 weights, found model.dtype "
+                                 "float32");
     if (!multiplies_bf16)
-      throw configs::ConfigError(
-          "model.compute_dtype: this processor does not multiply bfloat16 (AVX-512 BF16 or AMX "
-          "wanted); use auto or float32, which keep bfloat16 weights");
+      throw configs::ConfigError(config.compute_dtype_place +
+                                 ": this processor does not multiply bfloat16 (AVX-512 BF16 or AMX "
+                                 "wanted); use auto or float32, which keep bfloat16 weights");
     precision.arithmetic = Arithmetic::BFloat16;
   } else if (config.compute_dtype != "float32") {
-    throw configs::ConfigError("model.compute_dtype: expected auto, float32 or bfloat16, found \"" +
+    throw configs::ConfigError(config.compute_dtype_place +
+                               ": expected auto, float32 or bfloat16, found \"" +
                                config.compute_dtype + "\"");
   }
   return precision;
@@ -111,12 +116,21 @@ void load_weights_into(models::CausalLM& model, const models::Pretrained& pretra
                           precision.device);
 }
 
+void warn_of_unused(models::CausalLM& model, const models::Pretrained& pretrained) {
+  const auto unused = models::unused_tensors(model, pretrained);
+  if (unused.empty()) return;
+  log_warn(pretrained.path.string() + ": " + std::to_string(unused.size()) +
+           (unused.size() == 1 ? " tensor has" : " tensors have") + " no place in the model of " +
+           pretrained.config_file + ": " + unused.front() + (unused.size() > 1 ? ", ..." : ""));
+}
+
 Session open_session(const ModelConfig& config, const std::filesystem::path& adapter) {
   if (!adapter.empty()) peft::adapter_folder(adapter);  // before weights are read
   Session session;
   session.precision = choose_precision(config);
   session.pretrained = models::open_pretrained(config.name_or_path);
   session.model = load_weights(session.pretrained, session.precision);
+  warn_of_unused(*session.model, session.pretrained);
   if (!adapter.empty()) session.adapter = seat_saved_adapter(*session.model, adapter);
   return session;
 }

@@ -24,11 +24,11 @@ struct Precision {
   std::string describe() const;  // "bfloat16 weights, float32 products"
 };
 
-/// What `device` means here, for a process that is the seat.rank-th of seat.size on this machine:
-/// `auto` a GPU of its own where the program is built with CUDA and there are enough of them, else
-/// the CPU. It becomes the current one. Throws ConfigError for `cuda` where there is none, and for
-/// another word.
-at::Device choose_device(const std::string& word, const distributed::NodeRank& seat = {});
+/// What config.device means here, for a process that is the seat.rank-th of seat.size on this
+/// machine: `auto` a GPU of its own where the program is built with CUDA and there are enough of
+/// them, else the CPU. It becomes the current one. Throws ConfigError for `cuda` where there is
+/// none, and for another word.
+at::Device choose_device(const ModelConfig& config, const distributed::NodeRank& seat = {});
 
 /// The choice that `dtype` and `compute_dtype` make on a device; `dtype: auto` stores bfloat16, and
 /// GPUs multiply it. Throws ConfigError for bfloat16 products where the processor has none or where
@@ -53,6 +53,8 @@ std::unique_ptr<models::CausalLM> load_weights(const models::Pretrained& pretrai
 void load_weights_into(models::CausalLM& model, const models::Pretrained& pretrained,
                        const Precision& precision,
                        const std::function<void(const models::NamedParameter&)>& loaded = {});
+/// Says on stderr where the files hold tensors that the whole `model` has no place for.
+void warn_of_unused(models::CausalLM& model, const models::Pretrained& pretrained);
 
 /// Opens the files, reads the weights and, where `adapter` is not empty, seats a saved adapter (a
 /// PEFT folder) in evaluation mode. Call set_threads() before. Throws ConfigError or FileError.

@@ -143,7 +143,7 @@ class TrainCommand {
   TrainCommand(const TrainOptions& options, Ranks& ranks, const std::string& job_text)
       : options_(options), ranks_(ranks) {
     ranks_.together([&] { config_ = parse_run_config(job_text, options.job, options.overrides); });
-    device_ = ranks_.device(config_.model.device);
+    device_ = ranks_.device(config_.model);
     mesh_ = ranks_.mesh(config_.parallel, device_);
     ranks_.by_first([&] { take_directory(); });
   }
@@ -151,7 +151,7 @@ class TrainCommand {
   int operator()() {
     ranks_.together([&] {
       set_threads(config_.train.threads > 0 ? config_.train.threads : ranks_.cores(),
-                  "train.threads");
+                  config_.train.threads_place);
       open();
     });
     find_checkpoint();
@@ -186,6 +186,7 @@ class TrainCommand {
     {
       const auto shell = models::make_causal_lm(pretrained_.config_json, pretrained_.config_file);
       log_info("model: " + describe_model(*shell, pretrained_, precision_));
+      warn_of_unused(*shell, pretrained_);
       const auto adapter = seat_new_adapter(*shell, config_);
       check_router(config_, *shell, *adapter);
       log_info("adapter: " + describe_adapter(*adapter));
@@ -307,8 +308,12 @@ class TrainCommand {
 
   int finished() const {
     if (!ranks_.leads()) return 0;
-    log_info("finished: all " + std::to_string(task_->total_steps()) + " steps were done before; " +
-             "the adapter is in " + directory_->adapter().string());
+    const auto asked = task_->total_steps(), done = checkpoint_->state.step;
+    log_info("finished: " +
+             (done == asked
+                  ? "all " + std::to_string(asked)
+                  : std::to_string(done) + ", more than the job's " + std::to_string(asked) + ',') +
+             " steps were done before; the adapter is in " + directory_->adapter().string());
     if (options_.json)
       std::cout << result_json(*directory_, checkpoint_->state.step,
                                last_loss(directory_->path() / "metrics.jsonl"), resumed_from_)
@@ -370,7 +375,7 @@ void add_train(CLI::App& app, Action& action) {
   command->add_option("--set", options->overrides, "override one value: --set peft.r=8")
       ->allow_extra_args(false);
   command->add_option("--threads", options->threads, "threads; as --set train.threads=N")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1, 4096));
   command->add_flag("--json", options->json, "print the result as JSON on standard output");
   command->add_flag("--quiet", options->quiet, "warnings and errors only");
   command->callback([options, &action] { action = [options] { return train(*options); }; });

@@ -5,6 +5,7 @@
 
 #include <CLI/CLI.hpp>
 #include <iostream>
+#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -134,7 +135,9 @@ void add_upcycle(CLI::App& app, Action& action) {
                    "perturb the experts by so many standard deviations of their weights; 0 "
                    "preserves the function")
       ->capture_default_str();
-  command->add_option("--seed", upcycle_options.seed, "of router and noise")->capture_default_str();
+  command->add_option("--seed", upcycle_options.seed, "of router and noise")
+      ->check(CLI::Range(std::int64_t{0}, std::numeric_limits<std::int64_t>::max()))
+      ->capture_default_str();
   command
       ->add_option("--dtype", options->dtype,
                    "of the weights written; auto: float32 stays, else bfloat16")

@@ -109,6 +109,18 @@ std::string name_of(configs::Section& config, const std::string& file) {
   return folder.empty() ? file : folder.string();
 }
 
+/// Sizes that are allowed one by one may be more than can be counted together.
+void check_size(const Architecture& a, const std::string& file) {
+  constexpr double kMost = 1e15;
+  const auto real = [](std::int64_t value) { return static_cast<double>(value); };
+  const double width = 4 * real(a.num_attention_heads) *
+                           (real(a.head_dim) + real(a.query_key_dim()) + real(a.value_dim())) +
+                       3 * real(a.intermediate_size) + 3 * real(a.shared_expert_width) +
+                       3 * real(a.num_experts) * real(a.moe_intermediate_size);
+  if (real(a.hidden_size) * (real(a.num_hidden_layers) * width + 2 * real(a.vocab_size)) > kMost)
+    throw configs::ConfigError(file + ": describes more than 1e15 parameters, a damaged file");
+}
+
 }  // namespace
 
 std::int64_t Architecture::query_key_dim() const {
@@ -148,6 +160,7 @@ Architecture parse_architecture(const std::string& text, const std::string& file
     read_experts(config, out);
   }
   document.check();
+  check_size(out, file);
   return out;
 }
 
