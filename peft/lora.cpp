@@ -66,22 +66,31 @@ at::Tensor LoraLinear::forward(const at::Tensor& x_TI) {
   return lora_linear(x_TI, {&layer, 1}).front();
 }
 
+at::Tensor LoraLinear::forward_known(const at::Tensor& x_TI, at::Tensor y_TO) {
+  if (!enabled_) return inner_->forward_known(x_TI, std::move(y_TO));
+  const auto layer = operands();
+  return lora_linear_known(x_TI, {&layer, 1}, {std::move(y_TO)}).front();
+}
+
 void LoraLinear::forward_siblings(const at::Tensor& x_TI,
                                   std::span<models::LinearBase* const> layers,
                                   std::span<at::Tensor> y) {
   std::vector<LoraOperands> shared;  // of the adapted ones; the others go on their own
   std::vector<std::size_t> places;
+  std::vector<at::Tensor> known;  // of all that are shared, or of none
   for (std::size_t i = 0; i < layers.size(); ++i) {
     const auto* lora = dynamic_cast<const LoraLinear*>(layers[i]);
     if (lora != nullptr && lora->enabled_) {
       shared.push_back(lora->operands());
       places.push_back(i);
+      if (y[i].defined()) known.push_back(std::move(y[i]));
     } else {
-      y[i] = layers[i]->forward(x_TI);
+      y[i] = y[i].defined() ? layers[i]->forward_known(x_TI, y[i]) : layers[i]->forward(x_TI);
     }
   }
   if (shared.empty()) return;
-  auto adapted = lora_linear(x_TI, shared);
+  auto adapted =
+      known.empty() ? lora_linear(x_TI, shared) : lora_linear_known(x_TI, shared, std::move(known));
   for (std::size_t i = 0; i < places.size(); ++i) y[places[i]] = std::move(adapted[i]);
 }
 

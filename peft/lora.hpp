@@ -34,6 +34,7 @@ class LoraLinear final : public models::LinearBase {
              const std::string& place);
 
   at::Tensor forward(const at::Tensor& x_TI) override;
+  at::Tensor forward_known(const at::Tensor& x_TI, at::Tensor y_TO) override;
   void forward_siblings(const at::Tensor& x_TI, std::span<models::LinearBase* const> layers,
                         std::span<at::Tensor> y) override;
   const models::kernels::Weight& weight() const override { return inner_->weight(); }

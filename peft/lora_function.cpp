@@ -82,10 +82,12 @@ at::Tensor down(const at::Tensor& x_TI, const std::vector<at::Tensor>& A, const 
 }
 
 std::vector<at::Tensor> forward(const at::Tensor& x_TI, std::span<const LoraOperands> operands,
-                                const Layers& layers, at::Tensor& h_TS) {
+                                const Layers& layers, const std::vector<at::Tensor>& known,
+                                at::Tensor& h_TS) {
   std::vector<at::Tensor> A, y;
   for (const auto& operand : operands) A.push_back(operand.A_RI);
   h_TS = down(x_TI, A, layers);
+  if (!known.empty()) return known;
   for (std::size_t i = 0; i < operands.size(); ++i) {
     const auto& layer = layers.items[i];
     const LowRankTerm branch{h_TS.narrow(1, layer.begin, layer.rank),
@@ -117,10 +119,11 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
   // `factors` is A_1, A_2, ..., B_1, B_2, ... as a TensorList: inside `operands` autograd would not
   // see them and no gradient would flow, without a word.
   static variable_list forward(AutogradContext* ctx, const at::Tensor& x_TI, at::TensorList factors,
-                               std::span<const LoraOperands> operands) {
+                               std::span<const LoraOperands> operands,
+                               const std::vector<at::Tensor>* known) {
     auto layers = describe(operands);
     at::Tensor h_TS;
-    auto y = peft::forward(x_TI, operands, *layers, h_TS);
+    auto y = peft::forward(x_TI, operands, *layers, *known, h_TS);
     variable_list saved{x_TI, h_TS};
     saved.insert(saved.end(), factors.begin(), factors.end());
     ctx->set_materialize_grads(false);
@@ -138,7 +141,7 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
     const std::vector<at::Tensor> A(saved.begin() + 2,
                                     saved.begin() + 2 + static_cast<std::ptrdiff_t>(num_layers));
 
-    variable_list gradients(2 + 2 * num_layers);  // x, A..., B..., and none for `operands`
+    variable_list gradients(3 + 2 * num_layers);  // x, A..., B..., none for operands and known
     auto dh_TS = at::empty(h_TS.sizes(), h_TS.options());
     for (std::size_t i = 0; i < num_layers; ++i) {
       const auto& layer = layers.items[i];
@@ -212,18 +215,34 @@ void check(const at::Tensor& x_TI, std::span<const LoraOperands> operands) {
   }
 }
 
+std::vector<at::Tensor> apply(const at::Tensor& x_TI, std::span<const LoraOperands> layers,
+                              const std::vector<at::Tensor>& known) {
+  std::vector<at::Tensor> factors;
+  for (const auto& layer : layers) factors.push_back(layer.A_RI);
+  for (const auto& layer : layers) factors.push_back(layer.B_OR);
+  return LoraLinearFunction::apply(x_TI, at::TensorList(factors), layers, &known);
+}
+
 }  // namespace
 
 std::vector<at::Tensor> lora_linear(const at::Tensor& x_TI, std::span<const LoraOperands> layers) {
   check(x_TI, layers);
-  if (!at::GradMode::is_enabled()) {
-    at::Tensor h_TS;
-    return forward(x_TI, layers, *describe(layers), h_TS);
-  }
-  std::vector<at::Tensor> factors;
-  for (const auto& layer : layers) factors.push_back(layer.A_RI);
-  for (const auto& layer : layers) factors.push_back(layer.B_OR);
-  return LoraLinearFunction::apply(x_TI, at::TensorList(factors), layers);
+  if (at::GradMode::is_enabled()) return apply(x_TI, layers, {});
+  at::Tensor h_TS;
+  return forward(x_TI, layers, *describe(layers), {}, h_TS);
+}
+
+std::vector<at::Tensor> lora_linear_known(const at::Tensor& x_TI,
+                                          std::span<const LoraOperands> layers,
+                                          std::vector<at::Tensor> y) {
+  check(x_TI, layers);
+  TORCH_CHECK_VALUE(y.size() == layers.size(), "lora_linear_known: ", y.size(), " answers of ",
+                    layers.size(), " layers");
+  for (std::size_t i = 0; i < y.size(); ++i)
+    TORCH_CHECK_VALUE(y[i].dim() == 2 && y[i].size(0) == x_TI.size(0) &&
+                          y[i].size(1) == layers[i].weight->out_features(),
+                      "lora_linear_known: an answer is ", y[i].sizes(), " for x ", x_TI.sizes());
+  return at::GradMode::is_enabled() ? apply(x_TI, layers, y) : y;
 }
 
 std::vector<at::Tensor> lora_linear_reference(const at::Tensor& x_TI,

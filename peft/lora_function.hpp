@@ -30,6 +30,12 @@ struct LoraOperands {
 /// factors, are float32 over blocks of 512 tokens, each block rounded to bfloat16 once.
 std::vector<at::Tensor> lora_linear(const at::Tensor& x_TI, std::span<const LoraOperands> layers);
 
+/// The same where the answers y[i] are there already, from the same factors and, up to rounding,
+/// the same x, and in no graph: only h is computed, and the graph is built on them.
+std::vector<at::Tensor> lora_linear_known(const at::Tensor& x_TI,
+                                          std::span<const LoraOperands> layers,
+                                          std::vector<at::Tensor> y);
+
 /// The same in float64, from tensor operations and autograd's own rules; for tests.
 std::vector<at::Tensor> lora_linear_reference(const at::Tensor& x_TI,
                                               std::span<const LoraOperands> layers);

@@ -14,10 +14,12 @@ using torch::autograd::variable_list;
 
 /// y = x W^T + b with W frozen: keeps nothing but the handle of W, and makes no gradient for it.
 struct FrozenLinear : torch::autograd::Function<FrozenLinear> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_TI,
-                            const kernels::Weight* weight, const std::optional<at::Tensor>& bias) {
+  using Answer = std::function<at::Tensor()>;  // by which y is made, or known
+
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& /*x_TI*/,
+                            const kernels::Weight* weight, const Answer& answer) {
     ctx->saved_data["weight"] = reinterpret_cast<std::int64_t>(weight);
-    return weight->forward(x_TI, bias);
+    return answer();
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
     const auto* weight =
@@ -32,7 +34,12 @@ struct FrozenLinear : torch::autograd::Function<FrozenLinear> {
 
 void LinearBase::forward_siblings(const at::Tensor& x_TI, std::span<LinearBase* const> layers,
                                   std::span<at::Tensor> y) {
-  for (std::size_t i = 0; i < layers.size(); ++i) y[i] = layers[i]->forward(x_TI);
+  for (std::size_t i = 0; i < layers.size(); ++i)
+    y[i] = y[i].defined() ? layers[i]->forward_known(x_TI, y[i]) : layers[i]->forward(x_TI);
+}
+
+at::Tensor LinearBase::forward_known(const at::Tensor& /*x_TI*/, at::Tensor /*y_TO*/) {
+  TORCH_CHECK_VALUE(false, "linear: this kind of layer takes no known answers");
 }
 
 void LinearSlot::walk(const std::string& path, const Visit& visit) {
@@ -87,7 +94,12 @@ void Dense::finish_loading(kernels::Arithmetic arithmetic) {
 
 at::Tensor Dense::forward(const at::Tensor& x_TI) {
   if (!x_TI.requires_grad()) return weight_.forward(x_TI, bias_);
-  return FrozenLinear::apply(x_TI, &weight_, bias_);
+  return FrozenLinear::apply(x_TI, &weight_, [&] { return weight_.forward(x_TI, bias_); });
+}
+
+at::Tensor Dense::forward_known(const at::Tensor& x_TI, at::Tensor y_TO) {
+  if (!x_TI.requires_grad()) return y_TO;
+  return FrozenLinear::apply(x_TI, &weight_, [&] { return y_TO; });
 }
 
 std::shared_ptr<LinearBase> dense(std::int64_t in, std::int64_t out, bool with_bias) {

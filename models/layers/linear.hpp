@@ -17,6 +17,10 @@ namespace tailor::models {
 class LinearBase : public Module {
  public:
   virtual at::Tensor forward(const at::Tensor& x_TI) = 0;
+  /// forward() where its answer is there already, from the same weights and, up to rounding, the
+  /// same input: nothing is multiplied, only the graph is built. `y_TO` is in no graph and becomes
+  /// the answer. Throws ValueError where a layer has no such way.
+  virtual at::Tensor forward_known(const at::Tensor& x_TI, at::Tensor y_TO);
   virtual const kernels::Weight& weight() const = 0;  // (O, I), this rank's shard, frozen
   virtual std::optional<at::Tensor> bias() const { return std::nullopt; }
   /// What is held here, known before loading; weight() has these sizes.
@@ -27,6 +31,7 @@ class LinearBase : public Module {
   virtual void finish_loading(kernels::Arithmetic arithmetic) = 0;
 
   /// y[i] = layers[i](x); layers[0] is this one. Overridden where layers of one kind share work.
+  /// A y[i] that is defined on entry is known, as for forward_known().
   virtual void forward_siblings(const at::Tensor& x_TI, std::span<LinearBase* const> layers,
                                 std::span<at::Tensor> y);
 };
@@ -79,6 +84,7 @@ class Dense final : public LinearBase {
   void shard(const Sharding& sharding);
 
   at::Tensor forward(const at::Tensor& x_TI) override;
+  at::Tensor forward_known(const at::Tensor& x_TI, at::Tensor y_TO) override;
   const kernels::Weight& weight() const override { return weight_; }
   std::optional<at::Tensor> bias() const override { return bias_; }
   std::int64_t in_features() const override;

@@ -150,6 +150,40 @@ TEST_CASE("lora_linear: equals the reference, whatever asks for a gradient", "[p
   }
 }
 
+TEST_CASE("lora_linear_known: has the graph of lora_linear over answers that are given", "[peft]") {
+  at::manual_seed(0);
+  const bool input_needs = GENERATE(true, false);
+  const bool all_used = GENERATE(true, false);
+  const auto made = make(48, Arithmetic::Float32, at::kFloat, at::kFloat, 0.0);
+  const auto x = at::randn({7, 48});
+  const auto known = [](const at::Tensor& input, std::span<const LoraOperands> layers) {
+    const auto answers = [&] {
+      const at::NoGradGuard no_grad;
+      return lora_linear(input, layers);
+    };
+    auto y = answers();
+    for (auto& part : y) part.mul_(1.25);  // no answers of these layers: they are not made again
+    return lora_linear_known(input, layers, y);
+  };
+  const auto found = run(known, x, made.layers, input_needs, all_used);
+  const auto scaled = [](const at::Tensor& input, std::span<const LoraOperands> layers) {
+    auto y = lora_linear(input, layers);
+    // The value is 1.25 y, the gradient that of y.
+    for (auto& part : y) part = part + 0.25 * part.detach();
+    return y;
+  };
+  const auto expected = run(scaled, x, made.layers, input_needs, all_used);
+  REQUIRE(found.size() == expected.size());
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    CAPTURE(i);
+    CHECK(relative_error(found[i], expected[i]) < 1e-6);
+  }
+  CHECK_THROWS_WITH(lora_linear_known(x, made.layers, {x}), Catch::Contains("1 answers of"));
+  const std::vector<at::Tensor> wrong(made.layers.size(), at::zeros({7, 3}));
+  CHECK_THROWS_WITH(lora_linear_known(x, made.layers, wrong),
+                    Catch::Contains("an answer is [7, 3]"));
+}
+
 TEST_CASE("lora_linear: no tokens give gradients of zero", "[peft]") {
   const auto made = make(48, Arithmetic::Float32, at::kFloat, at::kFloat, 0.0);
   const auto x = at::randn({0, 48}).requires_grad_();
