@@ -24,6 +24,7 @@ class Engine {
          const GenerationOptions& options, const OnToken& on_token,
          const OnCompletion& on_completion)
       : model_(model),
+        requests_(requests),
         options_(options),
         on_token_(on_token),
         on_completion_(on_completion),
@@ -67,6 +68,7 @@ class Engine {
   /// One forward, and a token for every completion that it brings up to date.
   void step(const Pieces& pieces) {
     if (pieces.empty() && !options_.any_rank) return;
+    if (options_.on_forward) options_.on_forward(rows_of(pieces));
     auto logits_SV = last_logits(pieces.empty() ? dummy() : batch_of(pieces), pieces);
     std::vector<Running*> due;
     std::vector<std::span<float>> rows;
@@ -86,6 +88,20 @@ class Engine {
     }
     choose(due, [&](Running&, std::size_t i) { return rows[i]; });
     schedule_.sweep();
+  }
+
+  std::vector<ForwardRows> rows_of(const Pieces& pieces) const {
+    std::vector<ForwardRows> rows;
+    for (const auto& piece : pieces) {
+      const auto& group = piece.running != nullptr ? *piece.running->group : *piece.group;
+      rows.push_back({.request = static_cast<std::size_t>(group.request - requests_.data()),
+                      .completion = piece.running != nullptr
+                                        ? std::optional(piece.running->completion)
+                                        : std::nullopt,
+                      .first = piece.sequence().num_cached,
+                      .count = piece.count});
+    }
+    return rows;
   }
 
   Batch batch_of(const Pieces& pieces) {
@@ -185,6 +201,7 @@ class Engine {
   }
 
   const CausalLM& model_;
+  const std::vector<GenerationRequest>& requests_;
   const GenerationOptions& options_;
   const OnToken& on_token_;
   const OnCompletion& on_completion_;

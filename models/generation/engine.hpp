@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "models/families/causal_lm.hpp"
@@ -31,6 +32,14 @@ struct Completion {
   bool ended() const { return end_token.has_value(); }
 };
 
+/// Rows of one forward that are neighbours: tokens [first, first + count) of a prompt, or of prompt
+/// and completion.
+struct ForwardRows {
+  std::size_t request;                    // whose prompt
+  std::optional<std::size_t> completion;  // none: the prompt's, computed once for all
+  std::int64_t first, count;
+};
+
 struct GenerationOptions {
   SamplingConfig sampling;
   std::vector<std::int64_t> stop_ids;  // end tokens; empty: run to the length limit
@@ -42,6 +51,9 @@ struct GenerationOptions {
   /// computed again later.
   std::int64_t cache_tokens = 0;
   std::int64_t cache_block_size = KvCache::kBlockSize;
+
+  /// Hears before every forward which tokens its rows are, in their order.
+  std::function<void(std::span<const ForwardRows> rows)> on_forward;
 
   /// Where every forward needs all ranks (sharded weights, experts on other ranks): whether any of
   /// them has work, asked by all at every step. A rank without work computes a dummy token along.
