@@ -223,6 +223,7 @@ void read_batches(Section& grpo, GrpoConfig& config) {
       grpo.integer("zero_spread_patience", config.zero_spread_patience, 0, 1 << 30);
   config.log_completions = grpo.boolean("log_completions", config.log_completions);
   config.share_prompts = grpo.boolean("share_prompts", config.share_prompts);
+  config.reuse_forward_mb = grpo.integer("reuse_forward_mb", config.reuse_forward_mb, 0, 1 << 30);
   const auto replay = grpo.choice("router_replay", {"off", "r2", "r3"}, "off");
   if (replay != "off")
     grpo.reject("router_replay", "expected off: this build does not replay routes");

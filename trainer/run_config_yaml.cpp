@@ -129,6 +129,7 @@ void write_grpo(std::string& out, const GrpoConfig& grpo) {
       .integer("max_num_gen_batches", grpo.max_num_gen_batches)
       .integer("zero_spread_patience", grpo.zero_spread_patience)
       .flag("share_prompts", grpo.share_prompts)
+      .integer("reuse_forward_mb", grpo.reuse_forward_mb)
       .flag("log_completions", grpo.log_completions);
   write_rejects(lines, grpo.importance_sampling_reject);
   if (grpo.beta == 0.0) return;

@@ -94,6 +94,21 @@ def a_run_tells_what_it_did(make):
 
 
 @test
+def an_update_reuses_what_the_sampler_computed(make):
+    reused, plain = make("reused"), make("plain")
+    reused.train()
+    plain.train("grpo.reuse_forward_mb=0")
+    expect([line["frac_reused_tokens"] for line in reused.steps()] == [0, 1, 1], "all but the step that checks")
+    expect([line["frac_reused_tokens"] for line in plain.steps()] == [0, 0, 0], "switched off")
+    for mine, theirs in zip(reused.steps(), plain.steps()):
+        for name in ("loss", "grad_norm", "entropy", "reward"):
+            expect(abs(mine[name] - theirs[name]) < 1e-4 * (1 + abs(theirs[name])), f"{name}: {mine} {theirs}")
+    ahead = make("ahead")
+    ahead.train("grpo.max_staleness=1")
+    expect([line["frac_reused_tokens"] for line in ahead.steps()] == [0, 0, 0], "older weights sampled")
+
+
+@test
 def what_cannot_go_on_is_stopped_by_name(make):
     run = make("stopped")
     for settings, words in [

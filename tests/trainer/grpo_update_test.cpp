@@ -62,7 +62,8 @@ struct Bench {
     UpdateReport report;
     at::Tensor gradients, values;
   };
-  Result update(std::vector<Rollout> rollouts, std::int64_t micro_batch_tokens = 1024) {
+  Result update(std::vector<Rollout> rollouts, std::int64_t micro_batch_tokens = 1024,
+                models::ForwardRecord* record = nullptr) {
     const auto trainables = ordered_trainables(*adapter);
     FlatParameters::Named named;
     for (const auto& trainable : trainables) named.emplace_back(trainable.name, trainable.value);
@@ -75,7 +76,7 @@ struct Bench {
     out.report =
         grpo_update(policy, flat, optimizer, rollouts, sync,
                     {.step = 1, .learning_rate = 1e-3, .micro_batch_tokens = micro_batch_tokens},
-                    Correction::Off);
+                    Correction::Off, record);
     out.gradients = flat.gradients().clone();
     out.values = flat.values().clone();
     flat.values().copy_(before);
@@ -111,6 +112,61 @@ TEST_CASE("the cut into batches changes nothing but rounding", "[grpo]") {
     const auto cut = bench.update(bench.rollouts(), tokens);
     CHECK(cut.report.loss == Approx(whole.report.loss).margin(1e-6));
     CHECK(distance(cut.gradients, whole.gradients) < 1e-5);
+  }
+}
+
+TEST_CASE("an update that reuses the sampler's forwards is the same", "[grpo]") {
+  Bench bench;
+  bench.config.loss_type = GENERATE(LossType::Dapo, LossType::Grpo);
+  bench.config.entropy_coef = 0.1;
+  const std::int64_t micro_batch_tokens = GENERATE(1024, 12);
+  models::ForwardRecord record(*bench.model, std::int64_t{1} << 30);
+  std::vector<models::GenerationRequest> requests(2);
+  for (std::size_t i = 0; i < 2; ++i) {
+    requests[i].prompt_ids = bench.rows[i].ids;
+    requests[i].num_completions = 3;
+    requests[i].max_new_tokens = 6;
+    requests[i].sequence = 50 * i;
+  }
+  models::GenerationOptions options;
+  options.sampling.temperature = 1.0;
+  std::vector<Rollout> rollouts;
+  {
+    models::ForwardRecord::Recording recording(record, requests);
+    options.on_forward = [&](auto rows) { recording.next(rows); };
+    const auto completions = models::generate(*bench.model, requests, options);
+    for (std::size_t i = 0; i < completions.size(); ++i)
+      rollouts.push_back({.group = static_cast<std::int64_t>(i / 3),
+                          .row = static_cast<std::int64_t>(i / 3),
+                          .ids = completions[i].ids,
+                          .advantage = 0.5 * static_cast<double>(i) - 1.0,
+                          .recorded = recording.number(i)});
+  }
+  const auto reused = bench.update(rollouts, micro_batch_tokens, &record);
+  CHECK(reused.report.num_reused == reused.report.num_tokens);
+  const auto plain = bench.update(rollouts, micro_batch_tokens);
+  CHECK(plain.report.num_reused == 0);
+  CHECK(reused.report.num_tokens == plain.report.num_tokens);
+  CHECK(reused.report.loss == Approx(plain.report.loss).margin(1e-6));
+  CHECK(plain.gradients.abs().max().item<double>() > 1e-3);
+  CHECK(distance(reused.gradients, plain.gradients) < 1e-5);
+
+  SECTION("but for a batch with a completion that is in no record") {
+    rollouts.back().recorded = -1;
+    const auto mixed = bench.update(rollouts, micro_batch_tokens, &record);
+    CHECK(mixed.report.num_reused < mixed.report.num_tokens);
+    CHECK((mixed.report.num_reused > 0) == (micro_batch_tokens == 12));
+    CHECK(distance(mixed.gradients, plain.gradients) < 1e-5);
+  }
+  SECTION("prompts repeated for every completion") {
+    bench.config.share_prompts = false;
+    const auto repeated = bench.update(rollouts, micro_batch_tokens, &record);
+    CHECK(repeated.report.num_reused == repeated.report.num_tokens);
+    CHECK(distance(repeated.gradients, plain.gradients) < 1e-5);
+  }
+  SECTION("not once the record is cleared") {
+    record.clear();
+    CHECK(bench.update(rollouts, micro_batch_tokens, &record).report.num_reused == 0);
   }
 }
 

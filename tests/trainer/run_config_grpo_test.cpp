@@ -24,17 +24,19 @@ TEST_CASE("a GRPO job has TRL's defaults and is read back as it was written", "[
   REQUIRE(plain.rewards.size() == 1);
   CHECK(plain.rewards[0].kind == RewardKind::NumericAnswer);
 
-  const auto all = workspace.read(with_grpo(
-      "num_generations: 4, max_completion_length: 32, temperature: 0.7, "
-      "steps_per_generation: 4, num_iterations: 2, scale_rewards: rloo, loss_type: gspo, "
-      "epsilon: 3.0e-4, epsilon_high: 4.0e-4, delta: 4, dual_clip: 3, beta: 0.04, "
-      "kl_estimator: k3+, importance_sampling_correction: token_mask, "
-      "importance_sampling_clip_min: 0.5, "
-      "importance_sampling_reject: {seq_mean_k1: 1.5, token_k3: 0.3}, "
-      "importance_sampling_reject_min: {seq_mean_k1: 0.9}, "
-      "mask_truncated_completions: true, dynamic_sampling: true, "
-      "top_entropy_quantile: 0.2, share_prompts: false, stop: ['</answer>', \"\\n\\n\"]"));
+  const auto all = workspace.read(
+      with_grpo("num_generations: 4, max_completion_length: 32, temperature: 0.7, "
+                "steps_per_generation: 4, num_iterations: 2, scale_rewards: rloo, loss_type: gspo, "
+                "epsilon: 3.0e-4, epsilon_high: 4.0e-4, delta: 4, dual_clip: 3, beta: 0.04, "
+                "kl_estimator: k3+, importance_sampling_correction: token_mask, "
+                "importance_sampling_clip_min: 0.5, "
+                "importance_sampling_reject: {seq_mean_k1: 1.5, token_k3: 0.3}, "
+                "importance_sampling_reject_min: {seq_mean_k1: 0.9}, "
+                "mask_truncated_completions: true, dynamic_sampling: true, "
+                "top_entropy_quantile: 0.2, share_prompts: false, reuse_forward_mb: 64, stop: "
+                "['</answer>', \"\\n\\n\"]"));
   CHECK(all.grpo.stop == std::vector<std::string>{"</answer>", "\n\n"});
+  CHECK(all.grpo.reuse_forward_mb == 64);
   CHECK(all.grpo.loss_type == LossType::Grpo);
   CHECK(all.grpo.importance_sampling_level == RatioLevel::Sequence);
   CHECK(all.grpo.kl_estimator == KlEstimator::K3Plus);

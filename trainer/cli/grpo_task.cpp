@@ -134,6 +134,11 @@ class GrpoJobTask final : public JobTask {
     }
     return out;
   }
+  std::int64_t sampled_tokens() const override {
+    const auto longest = size_of(*std::ranges::max_element(task_.train, {}, size_of));
+    return plan_.num_groups *
+           (longest + config_.grpo.num_generations * config_.grpo.max_completion_length);
+  }
   std::string train_fingerprint() const override { return checksum_of(task_.train); }
   std::string eval_fingerprint() const override { return checksum_of(task_.eval); }
   TrainResult train(TrainRun run) override { return train_grpo(std::move(run), task_); }

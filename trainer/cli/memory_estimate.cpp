@@ -41,6 +41,7 @@ ModelSize measure(models::CausalLM& model) {
       continue;
     }
     out.saved_values += parameter.shape[0];
+    out.answer_values += parameter.shape[0];
     if (inputs.emplace(parent(parent(parameter.name)), parameter.shape[1]).second)
       out.saved_values += parameter.shape[1];
   }
@@ -58,7 +59,8 @@ std::int64_t MemoryEstimate::total() const {
 }
 
 MemoryEstimate estimate_memory(const ModelSize& size, const peft::LoraAdapter& adapter,
-                               const Dataset& train, const Precision& precision) {
+                               const Dataset& train, const Precision& precision,
+                               std::int64_t kept_tokens, std::int64_t kept_bytes) {
   const std::int64_t stored_bytes = precision.stored == at::kFloat ? 4 : 2;
   const std::int64_t active_bytes = precision.arithmetic == Arithmetic::Float32 ? 4 : 2;
   const bool widened = stored_bytes < active_bytes;
@@ -70,7 +72,7 @@ MemoryEstimate estimate_memory(const ModelSize& size, const peft::LoraAdapter& a
   std::int64_t data_bytes = 0;
   for (const auto& example : train.examples)
     data_bytes += static_cast<std::int64_t>(example.ids.size() * 2 * sizeof(std::int64_t));
-  return {
+  MemoryEstimate out{
       .parts = {
           {"base weights", size.parameters * stored_bytes},
           {"float32 copies", widened ? std::min(size.linear_values * 4, kWidenedBudgetBytes) : 0},
@@ -80,6 +82,10 @@ MemoryEstimate estimate_memory(const ModelSize& size, const peft::LoraAdapter& a
           {"data", data_bytes},
           {"program", kProgramBytes},
       }};
+  if (kept_tokens > 0 && kept_bytes > 0)
+    out.parts.push_back(
+        {"reused forwards", std::min(kept_tokens * size.answer_values * active_bytes, kept_bytes)});
+  return out;
 }
 
 }  // namespace tailor::trainer::cli

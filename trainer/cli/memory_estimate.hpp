@@ -16,6 +16,7 @@ struct ModelSize {
   std::int64_t parameters = 0;
   std::int64_t linear_values = 0;  // of the linear layers' weights, a tied head's among them
   std::int64_t saved_values = 0;   // that backward needs of one token
+  std::int64_t answer_values = 0;  // of the linear layers to one token, the head's aside
   std::int64_t vocab_size = 0;
 };
 ModelSize measure(models::CausalLM& model);
@@ -30,9 +31,11 @@ struct MemoryEstimate {
 };
 
 /// Peak of training, from dimensions alone: base weights, their float32 copies, adapter with
-/// gradients and moments, activations of the largest micro-batch, a chunk of logits, and the
-/// program itself.
+/// gradients and moments, activations of the largest micro-batch, a chunk of logits, what linear
+/// layers answered to `kept_tokens` up to `kept_bytes` (grpo.reuse_forward_mb), and the program
+/// itself.
 MemoryEstimate estimate_memory(const ModelSize& size, const peft::LoraAdapter& adapter,
-                               const Dataset& train, const Precision& precision);
+                               const Dataset& train, const Precision& precision,
+                               std::int64_t kept_tokens = 0, std::int64_t kept_bytes = 0);
 
 }  // namespace tailor::trainer::cli

@@ -75,7 +75,8 @@ int plan_job(const PlanOptions& options) {
   const auto adapter = seat_new_adapter(*model, config);
   check_router(config, *model, *adapter);
   const auto task = open_task(config, pretrained, config.parallel.expert_parallel_size);
-  const auto memory = estimate_memory(bare, *adapter, task->documents(), precision);
+  const auto memory = estimate_memory(bare, *adapter, task->documents(), precision,
+                                      task->sampled_tokens(), config.grpo.reuse_forward_mb << 20);
   const auto sample = task->sample(/*max_characters=*/2000);
   if (options.json) {
     std::cout << to_json(*model, *adapter, *task, precision, memory, sample).dump(2) << '\n';

@@ -42,21 +42,22 @@ struct BatchMaker::Collected {
 };
 
 BatchMaker::BatchMaker(const Policy& policy, const GrpoTask& task, const RunConfig& config,
-                       const BatchPlan& plan, Scorer& scorer)
+                       const BatchPlan& plan, Scorer& scorer, models::ForwardRecord* record)
     : policy_(policy),
       task_(task),
       config_(config),
       plan_(plan),
       scorer_(scorer),
+      record_(record),
       weights_(reward_weights(task)) {}
 
 PendingBatch BatchMaker::draw(PromptSource& source, std::int64_t& num_rollouts,
                               const StepSettings& settings) {
-  auto out = sample(source, num_rollouts, plan_.num_groups, /*first_group=*/0);
+  auto out = sample(source, num_rollouts, plan_.num_groups, /*first_group=*/0, settings.step);
   out.batch.sampled_at = settings.step - 1;
   if (config_.grpo.dynamic_sampling) return out;  // what stays is known once it is scored
   const auto begin = Clock::now();
-  measure_rollouts(policy_, out.batch.rollouts, plan_.num_updates, settings);
+  measure_rollouts(policy_, out.batch.rollouts, plan_.num_updates, settings, record_);
   out.measure_s = seconds_since(begin);
   return out;
 }
@@ -77,9 +78,10 @@ MadeBatch BatchMaker::finish(PendingBatch pending, PromptSource& source, std::in
   collect(all, std::move(pending));
   if (grpo.dynamic_sampling) {
     while (all.num_groups < plan_.num_groups && all.num_rounds < grpo.max_num_gen_batches)
-      collect(all, sample(source, num_rollouts, plan_.num_groups - all.num_groups, all.num_groups));
+      collect(all, sample(source, num_rollouts, plan_.num_groups - all.num_groups, all.num_groups,
+                          settings.step));
     const auto begin = Clock::now();
-    measure_rollouts(policy_, all.rollouts, plan_.num_updates, settings);
+    measure_rollouts(policy_, all.rollouts, plan_.num_updates, settings, record_);
     all.measure_s = seconds_since(begin);
   }
   const auto weighed = weigh(all);
@@ -106,7 +108,8 @@ MadeBatch BatchMaker::finish(PendingBatch pending, PromptSource& source, std::in
 
 /// Groups of the batch from `first_group` on, numbered from 0, as this rank's part of them.
 PendingBatch BatchMaker::sample(PromptSource& source, std::int64_t& num_rollouts,
-                                std::int64_t num_groups, std::int64_t first_group) {
+                                std::int64_t num_groups, std::int64_t first_group,
+                                std::int64_t step) {
   const auto generations = config_.grpo.num_generations;
   const auto& data = *policy_.mesh.data;
   std::vector<Planned> own;
@@ -116,6 +119,10 @@ PendingBatch BatchMaker::sample(PromptSource& source, std::int64_t& num_rollouts
         data.rank())
       own.push_back({.group = g, .row = row});
   }
+  // Now and then the trainer computes everything itself: sampler and trainer are compared in
+  // earnest.
+  constexpr std::int64_t kStepsBetweenChecks = 16;
+  auto* const record = step % kStepsBetweenChecks == 1 ? nullptr : record_;
   const auto begin = Clock::now();
   PendingBatch out;
   out.batch = {.num_groups = num_groups, .num_updates = plan_.num_updates, .rollouts = {}};
@@ -123,7 +130,8 @@ PendingBatch BatchMaker::sample(PromptSource& source, std::int64_t& num_rollouts
                                      {.temperature = config_.grpo.temperature,
                                       .num_generations = generations,
                                       .seed = config_.train.seed,
-                                      .first_sequence = num_rollouts});
+                                      .first_sequence = num_rollouts,
+                                      .record = record});
   num_rollouts += num_groups * generations;
   out.rollout_s = seconds_since(begin);
   ask_rewards(out);

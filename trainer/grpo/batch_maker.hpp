@@ -30,9 +30,9 @@ struct MadeBatch {
 /// Samples, scores and weighs batches of rollouts.
 class BatchMaker {
  public:
-  /// Everything given outlives this.
+  /// Everything given outlives this. `record`, or null, keeps the forwards that sample.
   BatchMaker(const Policy& policy, const GrpoTask& task, const RunConfig& config,
-             const BatchPlan& plan, Scorer& scorer);
+             const BatchPlan& plan, Scorer& scorer, models::ForwardRecord* record);
 
   /// Samples a batch with the weights of now and asks the rewards. Draws rows from `source` and
   /// random streams from `num_rollouts` on, and moves both. Collective.
@@ -47,7 +47,7 @@ class BatchMaker {
  private:
   struct Collected;
   PendingBatch sample(PromptSource& source, std::int64_t& num_rollouts, std::int64_t num_groups,
-                      std::int64_t first_group);
+                      std::int64_t first_group, std::int64_t step);
   void ask_rewards(PendingBatch& pending);
   void collect(Collected& all, PendingBatch pending) const;
   std::vector<bool> spread_of(const std::vector<RewardColumn>& functions) const;
@@ -64,6 +64,7 @@ class BatchMaker {
   const RunConfig& config_;
   BatchPlan plan_;
   Scorer& scorer_;
+  models::ForwardRecord* record_;
   std::vector<double> weights_;
 };
 

@@ -49,26 +49,30 @@ models::Batch pack_repeated(std::span<Rollout* const> rollouts, const Rows& rows
 }
 
 /// Completions that are computed together.
-struct Piece {
+struct Together {
   std::vector<Rollout*> rollouts;
   std::int64_t num_tokens = 0;
 };
 
-CompletionBatch batch_of(Piece piece, const Rows& rows, std::int64_t row_multiple,
+CompletionBatch batch_of(Together together, const Rows& rows, std::int64_t row_multiple,
                          Prompts prompts) {
   const bool shares = prompts == Prompts::Shared;
   CompletionBatch out;
-  out.batch = (shares ? pack_shared : pack_repeated)(piece.rollouts, rows, row_multiple);
-  out.num_tokens = piece.num_tokens;
+  out.batch = (shares ? pack_shared : pack_repeated)(together.rollouts, rows, row_multiple);
+  out.num_tokens = together.num_tokens;
   out.offsets.push_back(0);
   const auto& begin = out.batch.document_offsets;
   std::vector<std::int64_t> predicting, targets;
   std::size_t document = 0;
   std::int64_t prompt_end = 0;  // behind the prompt's last row
-  for (std::size_t i = 0; i < piece.rollouts.size(); ++i) {
-    const auto& rollout = *piece.rollouts[i];
+  for (std::size_t i = 0; i < together.rollouts.size(); ++i) {
+    const auto& rollout = *together.rollouts[i];
     const auto length = static_cast<std::int64_t>(prompt_of(rollout, rows).size());
-    if (!shares || begins_group(piece.rollouts, i)) prompt_end = begin[document++] + length;
+    if (!shares || begins_group(together.rollouts, i)) {
+      prompt_end = begin[document++] + length;
+      out.pieces.push_back({.rollout = &rollout, .of_prompt = true, .count = length});
+    }
+    out.pieces.push_back({.rollout = &rollout, .of_prompt = false, .count = rollout.size() - 1});
     const auto own = shares ? begin[document++] : prompt_end;
     predicting.push_back(prompt_end - 1);
     for (std::int64_t t = 0; t + 1 < rollout.size(); ++t) predicting.push_back(own + t);
@@ -77,7 +81,7 @@ CompletionBatch batch_of(Piece piece, const Rows& rows, std::int64_t row_multipl
   }
   out.rows_S = at::tensor(predicting, at::kLong);
   out.targets_S = at::tensor(targets, at::kLong);
-  out.rollouts = std::move(piece.rollouts);
+  out.rollouts = std::move(together.rollouts);
   return out;
 }
 
@@ -87,21 +91,21 @@ std::vector<CompletionBatch> cut_completions(std::span<Rollout> rollouts, const 
                                              std::int64_t num_tokens, std::int64_t row_multiple,
                                              Prompts prompts) {
   std::vector<CompletionBatch> out;
-  Piece piece;
+  Together together;
   const auto close = [&] {
-    if (!piece.rollouts.empty())
-      out.push_back(batch_of(std::exchange(piece, {}), rows, row_multiple, prompts));
+    if (!together.rollouts.empty())
+      out.push_back(batch_of(std::exchange(together, {}), rows, row_multiple, prompts));
   };
   for (auto& rollout : rollouts) {
     const auto cost = [&] {
-      const bool shares = prompts == Prompts::Shared && !piece.rollouts.empty() &&
-                          piece.rollouts.back()->group == rollout.group;
+      const bool shares = prompts == Prompts::Shared && !together.rollouts.empty() &&
+                          together.rollouts.back()->group == rollout.group;
       const auto prompt = static_cast<std::int64_t>(prompt_of(rollout, rows).size());
       return rollout.size() - 1 + (shares ? 0 : prompt);
     };
-    if (piece.num_tokens + cost() > num_tokens) close();
-    piece.num_tokens += cost();
-    piece.rollouts.push_back(&rollout);
+    if (together.num_tokens + cost() > num_tokens) close();
+    together.num_tokens += cost();
+    together.rollouts.push_back(&rollout);
   }
   close();
   return out;

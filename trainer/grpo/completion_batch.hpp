@@ -21,7 +21,14 @@ struct CompletionBatch {
   at::Tensor rows_S, targets_S;       // int64
   std::vector<std::int64_t> offsets;  // {0, ..., S}: completion i is [i] up to [i + 1]
   std::vector<Rollout*> rollouts;     // the completions
-  std::int64_t num_tokens = 0;        // of the batch without what fills it up
+  /// Neighbouring rows of the batch: the first `count` tokens of a completion or of its prompt.
+  struct Piece {
+    const Rollout* rollout;
+    bool of_prompt;
+    std::int64_t count;
+  };
+  std::vector<Piece> pieces;    // in the order of the rows, without what fills them up
+  std::int64_t num_tokens = 0;  // of the batch without what fills it up
 };
 
 enum class Prompts { Shared, Repeated };

@@ -84,6 +84,8 @@ std::vector<Metric> batch_facts(const GrpoTask& task, const Judgement& judgement
 std::vector<Metric> update_facts(const UpdateReport& report, const GrpoConfig& config) {
   const auto& policy = report.policy;
   std::vector<Metric> out{{"entropy", report.entropy}};
+  out.push_back({"frac_reused_tokens", share(static_cast<double>(report.num_reused),
+                                             static_cast<double>(report.num_tokens))});
   if (config.beta > 0.0) out.push_back({"kl", share(policy.kl, policy.tokens)});
   const double low = share(policy.clip_low, policy.num_ratios),
                high = share(policy.clip_high, policy.num_ratios);

@@ -101,6 +101,9 @@ struct GrpoConfig {
   double kl_limit = 0.0;        // tripwire: mean KL above it stops the job; 0: never
   bool log_completions = true;  // completions.jsonl
   bool share_prompts = true;    // a group's prompt is computed once in an update; false: every time
+  /// Memory for what linear layers answered while completions were sampled, which their first
+  /// update then does not compute again; 0: it does.
+  std::int64_t reuse_forward_mb = 2048;
 
   /// The sampler's distribution is not softmax(logits / temperature).
   bool shapes_distribution() const {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <memory>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -14,6 +15,7 @@
 #include "trainer/grpo/update.hpp"
 #include "trainer/metrics/jsonl_log.hpp"
 #include "trainer/metrics/log.hpp"
+#include "trainer/parallel/agree.hpp"
 #include "trainer/sft/numeric_error.hpp"
 
 namespace tailor::trainer {
@@ -26,6 +28,17 @@ std::int64_t steps_per_generation(const RunConfig& config) {
 /// Off where the sampler is the trainer: this program, the same weights and numbers.
 Correction resolved(Correction correction) {
   return correction == Correction::Auto ? Correction::Off : correction;
+}
+
+/// A record of the sampler's forwards for the update behind it, where that computes the very same:
+/// in one step, each rank by itself, whatever tokens share a batch.
+std::unique_ptr<models::ForwardRecord> record_of(const TrainRun& run) {
+  const auto& config = run.config;
+  const bool same = config.grpo.max_staleness == 0 && config.router.capacity.factor == 0.0;
+  const bool alone = lockstep_group(run.mesh) == nullptr && run.mesh.sizes.tp == 1;
+  if (config.grpo.reuse_forward_mb == 0 || !same || !alone || !run.model.device().is_cpu())
+    return nullptr;
+  return std::make_unique<models::ForwardRecord>(run.model, config.grpo.reuse_forward_mb << 20);
 }
 
 class GrpoLoop {
@@ -42,7 +55,8 @@ class GrpoLoop {
                 .vocabulary = run.vocabulary},
         plan_(batch_plan(config_, run.mesh.sizes.data())),
         scorer_(task.rewards),
-        maker_(policy_, task, config_, plan_, scorer_),
+        record_(record_of(run)),
+        maker_(policy_, task, config_, plan_, scorer_, record_.get()),
         source_(static_cast<std::int64_t>(task.train.size()), config_.data.shuffle,
                 config_.train.seed),
         from_(run.checkpoint ? run.checkpoint->path.string() : ""),
@@ -80,6 +94,7 @@ class GrpoLoop {
     prepare(settings);
     const auto update_begin = Clock::now();
     const auto report = update(settings);
+    if (record_) record_->clear();  // the weights have changed
     const double update_s = seconds_since(update_begin);
     facts_.push_back({"update_time_s", update_s});
     facts_.push_back(
@@ -148,7 +163,7 @@ class GrpoLoop {
     const auto end = std::ranges::lower_bound(batch_.rollouts, last, {}, &Rollout::group);
     return grpo_update(policy_, training_.trainable(), training_.optimizer(), {begin, end},
                        training_.sync(), settings,
-                       resolved(config_.grpo.importance_sampling_correction));
+                       resolved(config_.grpo.importance_sampling_correction), record_.get());
   }
 
   /// Failing rewards cost samples and not the job, but a run that learnt from none is no success.
@@ -279,6 +294,7 @@ class GrpoLoop {
   Policy policy_;
   BatchPlan plan_;
   Scorer scorer_;
+  std::unique_ptr<models::ForwardRecord> record_;  // or none; empty between steps
   BatchMaker maker_;
   PromptSource source_;
   std::string from_;  // the checkpoint to go on from

@@ -45,7 +45,7 @@ void mask_low_entropy(const Policy& policy, std::vector<Rollout>& rollouts,
 
 /// The first update of a batch computes them itself where it has the weights that sampled it.
 void measure_old(const Policy& policy, std::vector<Rollout>& rollouts, std::int64_t num_updates,
-                 const StepSettings& settings) {
+                 const StepSettings& settings, models::ForwardRecord* record) {
   const auto& grpo = policy.config;
   const bool masks = grpo.top_entropy_quantile < 1.0;
   const bool rejects = !grpo.importance_sampling_reject.empty();
@@ -53,7 +53,7 @@ void measure_old(const Policy& policy, std::vector<Rollout>& rollouts, std::int6
   const bool bypasses = grpo.importance_sampling_correction == Correction::Bypass;
   if ((!moves_on || bypasses) && !takes_kl_off_rewards(grpo) && !masks && !rejects) return;
   std::vector<float> entropies;
-  measure(policy, rollouts, settings, &Rollout::old_logprobs, masks ? &entropies : nullptr);
+  measure(policy, rollouts, settings, &Rollout::old_logprobs, masks ? &entropies : nullptr, record);
   if (masks) mask_low_entropy(policy, rollouts, entropies);
 }
 
@@ -75,9 +75,10 @@ bool takes_kl_off_rewards(const GrpoConfig& config) {
 }
 
 void measure_rollouts(const Policy& policy, std::vector<Rollout>& rollouts,
-                      std::int64_t num_updates, const StepSettings& settings) {
+                      std::int64_t num_updates, const StepSettings& settings,
+                      models::ForwardRecord* record) {
   measure_reference(policy, rollouts, settings);
-  measure_old(policy, rollouts, num_updates, settings);
+  measure_old(policy, rollouts, num_updates, settings, record);
   reject(policy.config, rollouts);
 }
 

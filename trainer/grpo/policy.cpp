@@ -6,6 +6,8 @@
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
+#include <optional>
+#include <utility>
 
 #include "trainer/parallel/agree.hpp"
 
@@ -25,19 +27,44 @@ std::vector<CompletionBatch> completion_batches(const Policy& policy, std::span<
   return out;
 }
 
-Forward forward(const Policy& policy, const CompletionBatch& batch, bool keep_logits) {
-  const auto hidden_TD = policy.model.hidden_states(batch.batch);
+namespace {
+
+/// What the rows of a batch are; nothing where some only fill it up.
+std::vector<models::ForwardRecord::Tokens> tokens_of(const CompletionBatch& batch) {
+  std::vector<models::ForwardRecord::Tokens> out;
+  std::int64_t count = 0;
+  for (const auto& piece : batch.pieces) {
+    out.push_back({piece.rollout->recorded, piece.of_prompt, piece.count});
+    count += piece.count;
+  }
+  if (count != batch.batch.num_tokens()) out.clear();
+  return out;
+}
+
+}  // namespace
+
+Forward forward(const Policy& policy, const CompletionBatch& batch, bool keep_logits,
+                models::ForwardRecord* record) {
+  at::Tensor hidden_TD;
+  bool reused = false;
+  {
+    std::optional<models::ForwardRecord::Replay> replay;
+    if (record != nullptr) replay.emplace(*record, tokens_of(batch));
+    reused = replay && replay->knows_all();
+    hidden_TD = policy.model.hidden_states(batch.batch);
+  }
   auto hidden_SD = hidden_TD.index_select(0, batch.rows_S.to(hidden_TD.device()));
   TokenLogprobs tokens(policy.model, hidden_SD.detach(), batch.targets_S, policy.config.temperature,
                        policy.vocabulary, keep_logits);
-  return {std::move(hidden_SD), std::move(tokens)};
+  return {std::move(hidden_SD), std::move(tokens), reused};
 }
 
 void measure(const Policy& policy, std::span<Rollout> rollouts, const StepSettings& settings,
-             std::vector<float> Rollout::*into, std::vector<float>* entropies) {
+             std::vector<float> Rollout::*into, std::vector<float>* entropies,
+             models::ForwardRecord* record) {
   const at::NoGradGuard no_grad;
   for (const auto& batch : completion_batches(policy, rollouts, settings)) {
-    const auto passed = forward(policy, batch, /*keep_logits=*/false);
+    const auto passed = forward(policy, batch, /*keep_logits=*/false, record);
     const auto* logprob = passed.tokens.logprobs().const_data_ptr<float>();
     for (std::size_t i = 0; i < batch.rollouts.size(); ++i)
       (batch.rollouts[i]->*into).assign(logprob + batch.offsets[i], logprob + batch.offsets[i + 1]);

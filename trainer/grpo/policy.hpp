@@ -6,6 +6,7 @@
 
 #include "distributed/mesh.hpp"
 #include "models/families/causal_lm.hpp"
+#include "models/generation/forward_record.hpp"
 #include "peft/lora.hpp"
 #include "trainer/grpo/completion_batch.hpp"
 #include "trainer/grpo/grpo_config.hpp"
@@ -50,14 +51,19 @@ std::vector<CompletionBatch> completion_batches(const Policy& policy, std::span<
 struct Forward {
   at::Tensor hidden_SD;
   TokenLogprobs tokens;
+  bool reused = false;  // what the sampler had computed
 };
-Forward forward(const Policy& policy, const CompletionBatch& batch, bool keep_logits);
+/// `record`, where it is given, is of the sampler's forwards by the weights of now: what it knows
+/// is not computed again.
+Forward forward(const Policy& policy, const CompletionBatch& batch, bool keep_logits,
+                models::ForwardRecord* record = nullptr);
 
 /// Measures every token of the completions without autograd and writes the log-probabilities to
 /// `into`; `entropies`, where given, gets those of all tokens, in the order of the completions.
 /// Collective over the ranks that share the model.
 void measure(const Policy& policy, std::span<Rollout> rollouts, const StepSettings& settings,
-             std::vector<float> Rollout::*into, std::vector<float>* entropies = nullptr);
+             std::vector<float> Rollout::*into, std::vector<float>* entropies = nullptr,
+             models::ForwardRecord* record = nullptr);
 
 /// One value a token, those of one completion after the other; undefined where the completions have
 /// none.

@@ -22,7 +22,8 @@ struct Rollout {
   std::vector<float> old_logprobs;        // of the trainer, before the batch's first update
   std::vector<float> reference_logprobs;  // of the trainer with the adapter off
   std::vector<float> policy_mask;         // 1 where the policy term counts (top_entropy_quantile)
-  std::vector<float> kept;  // 0 where importance_sampling_reject drops a token; empty: nowhere
+  std::vector<float> kept;     // 0 where importance_sampling_reject drops a token; empty: nowhere
+  std::int64_t recorded = -1;  // its number in the record of the sampler's forwards; -1: in none
 
   std::int64_t size() const { return static_cast<std::int64_t>(ids.size()); }
   std::int64_t num_loss_tokens() const {

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <string_view>
 
 #include "models/generation/engine.hpp"
@@ -187,20 +188,27 @@ std::vector<Rollout> draw(const Policy& policy, const std::vector<PromptRow>& ro
                           const GrpoTask& task, const std::vector<Planned>& planned,
                           const Drawing& drawing) {
   const auto requests = requests_of(policy.config, rows, planned, drawing);
+  auto options = options_of(policy, task, drawing);
+  std::optional<models::ForwardRecord::Recording> recording;
+  if (drawing.record != nullptr) {
+    recording.emplace(*drawing.record, requests);
+    options.on_forward = [&](auto forward_rows) { recording->next(forward_rows); };
+  }
   StopWatch watch(task, policy.config,
                   planned.size() * static_cast<std::size_t>(drawing.num_generations));
   std::vector<models::Completion> completions;
   try {
-    completions = models::generate(policy.model, requests, options_of(policy, task, drawing),
-                                   watch.on_token());
+    completions = models::generate(policy.model, requests, options, watch.on_token());
   } catch (const models::NonFiniteLogits& error) {
     throw NumericError(error.what());
   }
   std::vector<Rollout> out;
-  for (std::size_t i = 0; i < completions.size(); ++i)
+  for (std::size_t i = 0; i < completions.size(); ++i) {
     out.push_back(rollout_of(completions[i],
                              planned[i / static_cast<std::size_t>(drawing.num_generations)],
                              policy.config));
+    if (recording) out.back().recorded = recording->number(i);
+  }
   return out;
 }
 

@@ -34,7 +34,8 @@ struct Drawing {
   double temperature = 1.0;  // 0: greedy
   std::int64_t num_generations = 8;
   std::uint64_t seed = 0;
-  std::int64_t first_sequence = 0;  // random stream of the first completion of group 0
+  std::int64_t first_sequence = 0;          // random stream of the first completion of group 0
+  models::ForwardRecord* record = nullptr;  // keeps the forwards, for an update by the same weights
 };
 
 /// Completes the prompts of the groups planned, `num_generations` each. The tokens are a function

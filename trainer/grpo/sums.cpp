@@ -21,10 +21,12 @@ void add_over_ranks(UpdateReport& report, distributed::Group& data) {
   if (data.size() == 1) return;
   auto& p = report.policy;
   auto& m = report.mismatch;
-  auto tokens = static_cast<double>(report.num_tokens);
+  auto tokens = static_cast<double>(report.num_tokens),
+       reused = static_cast<double>(report.num_reused);
   reduce({&report.loss,
           &report.entropy,
           &tokens,
+          &reused,
           &p.tokens,
           &p.sequences,
           &p.clip_low,
@@ -51,6 +53,7 @@ void add_over_ranks(UpdateReport& report, distributed::Group& data) {
           &m.weights_squared},
          distributed::Reduce::Sum, data);
   report.num_tokens = static_cast<std::int64_t>(tokens);
+  report.num_reused = static_cast<std::int64_t>(reused);
   p.clip_low_min = -p.clip_low_min;
   reduce({&p.clip_low_min, &p.clip_high_max, &p.ratio_max, &p.logprob_difference_max, &m.ratio_max,
           &m.difference_max},

@@ -92,10 +92,11 @@ std::vector<Part> parts_of(std::span<Rollout> rollouts, const Policy& policy) {
 /// One batch's forward, loss and, where it learns, backward.
 class Pass {
  public:
-  Pass(const Policy& policy, Counts counts, Correction correction)
+  Pass(const Policy& policy, Counts counts, Correction correction, models::ForwardRecord* record)
       : policy_(policy),
         counts_(counts),
         correction_(correction),
+        record_(record),
         normalizer_{.tokens = loss_tokens(policy, counts),
                     .sequences = counts.sequences,
                     .max_length = static_cast<double>(policy.config.max_completion_length)} {}
@@ -104,8 +105,9 @@ class Pass {
   void operator()(const CompletionBatch& batch, bool learns, bool last, UpdateReport& report,
                   GradientReduction& reduction) const {
     const at::AutoGradMode grad_mode(learns);
-    auto passed = forward(policy_, batch, /*keep_logits=*/learns);
+    auto passed = forward(policy_, batch, /*keep_logits=*/learns, record_);
     report.num_tokens += batch.num_tokens;
+    if (passed.reused) report.num_reused += batch.num_tokens;
     if (batch.rollouts.empty()) {  // other ranks need this one in their backward
       reduction.run(last, [&] { passed.hidden_SD.sum().backward(); });
       return;
@@ -162,6 +164,7 @@ class Pass {
   const Policy& policy_;
   Counts counts_;
   Correction correction_;
+  models::ForwardRecord* record_;
   Normalizer normalizer_;
 };
 
@@ -169,12 +172,13 @@ class Pass {
 
 UpdateReport grpo_update(const Policy& policy, FlatParameters& trainable, AdamW& optimizer,
                          std::span<Rollout> rollouts, const GradientSync& sync,
-                         const StepSettings& settings, Correction correction) {
+                         const StepSettings& settings, Correction correction,
+                         models::ForwardRecord* record) {
   trainable.gradients().zero_();
   const auto counts = count(rollouts, sync.data());
 
   UpdateReport report;
-  const Pass pass(policy, counts, correction);
+  const Pass pass(policy, counts, correction, record);
   auto reduction = reduction_of(sync, trainable);
   const auto parts = parts_of(rollouts, policy);
   // Parts behind it have a forward alone: buckets are under way meanwhile.
