@@ -24,6 +24,13 @@ COMPLETIONS = PROMPTS * GENERATIONS
 WORDS = ["tree", "house", "river", "green", "table", "paper", "music", "light", "stone", "water"]
 
 
+# The peer's: no two completions of a group score alike, so that all of them are trained on.
+REWARD = """\
+def vowels(completions, **columns):
+    return [sum(c in "aeiou" for c in text) / max(len(text), 1) for text in completions]
+"""
+
+
 @dataclasses.dataclass
 class Steps:
     step_s: float
@@ -47,7 +54,7 @@ def run_tailor(arguments: argparse.Namespace, data: pathlib.Path) -> Steps:
             "peft": {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"},
             "data": {"train": [{"path": str(data)}], "max_length": 128, "shuffle": False},
             "grpo": {"num_generations": GENERATIONS, "max_completion_length": LENGTH, "min_new_tokens": LENGTH},
-            "rewards": [{"name": "regex", "pattern": "[aeiou]{2}"}],
+            "rewards": [{"python": "reward.py:vowels"}],
             "train": {
                 "learning_rate": 1e-4,
                 "lr_scheduler_type": "constant",
@@ -59,9 +66,11 @@ def run_tailor(arguments: argparse.Namespace, data: pathlib.Path) -> Steps:
         }
         path = pathlib.Path(directory, "job.yaml")
         path.write_text(json.dumps(job, indent=1))
+        path.with_name("reward.py").write_text(REWARD)
         _, peak_bytes = run([arguments.tailor, "train", path, "--json"])
         lines = [json.loads(line) for line in pathlib.Path(directory, "run/metrics.jsonl").read_text().splitlines()]
     assert all(line["completions/min_length"] == LENGTH for line in lines), "every completion has the full length"
+    assert all(line["frac_reward_zero_std"] == 0 for line in lines), "every group is trained on"
     return summarize([x["step_time_s"] for x in lines], [x["rollout_time_s"] for x in lines], peak_bytes)
 
 
@@ -82,10 +91,10 @@ def summarize(step_s: list[float], generation_s: list[float], peak_bytes: int) -
 
 
 def limit_s(arguments: argparse.Namespace, gflops: float) -> float:
-    """Of a step that computes every prompt once: 2 P FLOP a sampled token, 4 P a trained one."""
+    """Of a step that computes every prompt once: 2 P FLOP a token forward, which sampling has done, and 2 P backward."""
     parameters = matmul_parameters(arguments.model)
     tokens = COMPLETIONS * LENGTH + PROMPTS * 64
-    return (2 + 4) * parameters * tokens / (gflops * 1e9)
+    return (2 + 2) * parameters * tokens / (gflops * 1e9)
 
 
 def main() -> None:
