@@ -102,7 +102,8 @@ template <int kLanes, int kRows, int kMaxTokens, typename W>
 
 /// kRows rows of W, widened, times kTokens tokens: the same sums, in the same order, as block().
 /// Three rows and four tokens keep 12 sums, the rows and a token in AVX2's 16 registers.
-template <int kLanes, int kRows, int kTokens, typename W>
+/// `kFirst`: the first tokens to meet the rows, which ask memory for the rows behind them.
+template <int kLanes, int kRows, int kTokens, bool kFirst, typename W>
 [[gnu::always_inline]] inline void wide_block(const Rows<float, W>& rows, const float* weight,
                                               std::int64_t weight_stride, std::int64_t o,
                                               std::int64_t t) {
@@ -112,7 +113,11 @@ template <int kLanes, int kRows, int kTokens, typename W>
   for (std::int64_t i = 0; i < whole; i += kLanes) {
     Lanes<kLanes> w[kRows];
 #pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) load<kLanes>(weight + r * weight_stride + i, w[r]);
+    for (int r = 0; r < kRows; ++r) {
+      if constexpr (kFirst && std::is_same_v<W, float>)
+        __builtin_prefetch(weight + (kRows + r) * weight_stride + i);
+      load<kLanes>(weight + r * weight_stride + i, w[r]);
+    }
 #pragma GCC unroll 4
     for (int k = 0; k < kTokens; ++k) {
       Lanes<kLanes> x_lanes;
@@ -161,13 +166,16 @@ template <int kLanes, int kRows, typename W>
                                                float* scratch) {
   const float* weight = widened_rows<kLanes, kRows>(rows, o, scratch);
   const auto stride = std::is_same_v<W, float> ? rows.weight_stride : rows.in;
-  std::int64_t t = 0;
-  for (; t + 4 <= rows.num_tokens; t += 4) wide_block<kLanes, kRows, 4>(rows, weight, stride, o, t);
-  for (; t + 2 <= rows.num_tokens; t += 2) wide_block<kLanes, kRows, 2>(rows, weight, stride, o, t);
-  for (; t < rows.num_tokens; ++t) wide_block<kLanes, kRows, 1>(rows, weight, stride, o, t);
+  wide_block<kLanes, kRows, 4, true>(rows, weight, stride, o, 0);
+  std::int64_t t = 4;
+  for (; t + 4 <= rows.num_tokens; t += 4)
+    wide_block<kLanes, kRows, 4, false>(rows, weight, stride, o, t);
+  for (; t + 2 <= rows.num_tokens; t += 2)
+    wide_block<kLanes, kRows, 2, false>(rows, weight, stride, o, t);
+  for (; t < rows.num_tokens; ++t) wide_block<kLanes, kRows, 1, false>(rows, weight, stride, o, t);
 }
 
-/// For more tokens than reading W hides: a row is widened once for all of them.
+/// For more tokens than reading W hides, four at least: a row is widened once for all of them.
 template <int kLanes, int kRows, typename W>
 [[gnu::always_inline]] inline void all_rows_of_many(const Rows<float, W>& rows) {
   std::vector<float> scratch(std::is_same_v<W, float> ? 0

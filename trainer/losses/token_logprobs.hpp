@@ -51,6 +51,6 @@ class TokenLogprobs {
 };
 
 /// Logits kept between forward and backward: computing them again costs about a tenth of a step.
-constexpr std::int64_t kKeptLogitsBytes = std::int64_t{256} << 20;
+constexpr std::int64_t kKeptLogitsBytes = std::int64_t{512} << 20;
 
 }  // namespace tailor::trainer
