@@ -52,7 +52,8 @@ struct GenerationOptions {
   std::int64_t cache_tokens = 0;
   std::int64_t cache_block_size = KvCache::kBlockSize;
 
-  /// Hears before every forward which tokens its rows are, in their order.
+  /// Hears before every forward which tokens its rows are, in their order; of none before that of a
+  /// rank without work.
   std::function<void(std::span<const ForwardRows> rows)> on_forward;
 
   /// Where every forward needs all ranks (sharded weights, experts on other ranks): whether any of

@@ -150,16 +150,18 @@ void ForwardRecord::plan(const std::vector<GenerationRequest>& requests) {
       completions_.push_back(
           {.prompt = prompts_.size(), .prompt_length = length, .kept = fits, .places = {}});
     }
-    prompts_.push_back({std::vector<Place>(has_prompt ? request.prompt_ids.size() : 0)});
+    prompts_.emplace_back(has_prompt ? request.prompt_ids.size() : 0);
   }
 }
 
-void ForwardRecord::set_places(std::vector<Place>& places, std::int64_t first, std::int64_t count,
+/// Rows from `row` on are tokens from `first` on. What was kept before stays as it was.
+void ForwardRecord::set_places(Places& places, std::int64_t first, std::int64_t count,
                                std::int64_t row) {
   if (std::ssize(places) < first + count) places.resize(static_cast<std::size_t>(first + count));
   for (std::int64_t t = 0; t < count; ++t) {
-    places[static_cast<std::size_t>(first + t)] = {
-        .forward = num_forwards_, .row = static_cast<std::int32_t>(std::ssize(kept_))};
+    auto& place = places[static_cast<std::size_t>(first + t)];
+    if (place.forward >= 0) continue;
+    place = {.forward = num_forwards_, .row = static_cast<std::int32_t>(std::ssize(kept_))};
     kept_.push_back(row + t);
   }
 }
@@ -181,7 +183,7 @@ void ForwardRecord::Recording::next(std::span<const ForwardRows> rows) {
   std::int64_t row = 0;
   for (const auto& [request, number, first, count] : rows) {
     if (!number) {
-      auto& places = record_.prompts_[first_prompt_ + request].places;
+      auto& places = record_.prompts_[first_prompt_ + request];
       if (!places.empty()) record_.set_places(places, first, count, row);
     } else if (auto& completion = record_.completions_[first_completion_ + *number];
                completion.kept) {
@@ -199,7 +201,8 @@ std::int64_t ForwardRecord::Recording::number(std::size_t completion) const {
   return static_cast<std::int64_t>(first_completion_ + completion);
 }
 
-ForwardRecord::Replay::Replay(ForwardRecord& record, std::span<const Tokens> tokens)
+ForwardRecord::Replay::Replay(ForwardRecord& record, std::span<const Tokens> tokens,
+                              std::int64_t num_rows)
     : record_(record), knows_all_(!tokens.empty()) {
   auto& out = record_.replayed_;
   out.clear();
@@ -209,14 +212,16 @@ ForwardRecord::Replay::Replay(ForwardRecord& record, std::span<const Tokens> tok
       break;
     }
     const auto& completion = record_.completions_[static_cast<std::size_t>(number)];
-    const auto& places = of_prompt ? record_.prompts_[completion.prompt].places : completion.places;
+    const auto& places = of_prompt ? record_.prompts_[completion.prompt] : completion.places;
     knows_all_ = knows_all_ && completion.kept && std::ssize(places) >= count;
     if (!knows_all_) break;
     out.insert(out.end(), places.begin(), places.begin() + count);
   }
-  knows_all_ =
-      knows_all_ && std::ranges::none_of(out, [](const Place& place) { return place.forward < 0; });
-  if (knows_all_) record_.mode_ = Mode::Replay;
+  knows_all_ = knows_all_ && !out.empty() && std::ssize(out) <= num_rows &&
+               std::ranges::none_of(out, [](const Place& place) { return place.forward < 0; });
+  if (!knows_all_) return;
+  out.resize(static_cast<std::size_t>(num_rows), Place(out.front()));
+  record_.mode_ = Mode::Replay;
 }
 
 ForwardRecord::Replay::~Replay() {

@@ -102,8 +102,8 @@ template <int kLanes, int kRows, int kMaxTokens, typename W>
 
 /// kRows rows of W, widened, times kTokens tokens: the same sums, in the same order, as block().
 /// Three rows and four tokens keep 12 sums, the rows and a token in AVX2's 16 registers.
-/// `kFirst`: the first tokens to meet the rows, which ask memory for the rows behind them.
-template <int kLanes, int kRows, int kTokens, bool kFirst, typename W>
+/// `kAhead` asks memory for as many rows behind these.
+template <int kLanes, int kRows, int kTokens, bool kAhead, typename W>
 [[gnu::always_inline]] inline void wide_block(const Rows<float, W>& rows, const float* weight,
                                               std::int64_t weight_stride, std::int64_t o,
                                               std::int64_t t) {
@@ -114,7 +114,7 @@ template <int kLanes, int kRows, int kTokens, bool kFirst, typename W>
     Lanes<kLanes> w[kRows];
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
-      if constexpr (kFirst && std::is_same_v<W, float>)
+      if constexpr (kAhead && std::is_same_v<W, float>)
         __builtin_prefetch(weight + (kRows + r) * weight_stride + i);
       load<kLanes>(weight + r * weight_stride + i, w[r]);
     }
@@ -166,7 +166,10 @@ template <int kLanes, int kRows, typename W>
                                                float* scratch) {
   const float* weight = widened_rows<kLanes, kRows>(rows, o, scratch);
   const auto stride = std::is_same_v<W, float> ? rows.weight_stride : rows.in;
-  wide_block<kLanes, kRows, 4, true>(rows, weight, stride, o, 0);
+  if (o + 2 * kRows <= rows.end)
+    wide_block<kLanes, kRows, 4, true>(rows, weight, stride, o, 0);
+  else
+    wide_block<kLanes, kRows, 4, false>(rows, weight, stride, o, 0);
   std::int64_t t = 4;
   for (; t + 4 <= rows.num_tokens; t += 4)
     wide_block<kLanes, kRows, 4, false>(rows, weight, stride, o, t);

@@ -31,7 +31,7 @@ class LinearBase : public Module {
   virtual void finish_loading(kernels::Arithmetic arithmetic) = 0;
 
   /// y[i] = layers[i](x); layers[0] is this one. Overridden where layers of one kind share work.
-  /// A y[i] that is defined on entry is known, as for forward_known().
+  /// Where the y[i] are defined on entry they are known, all of them, as for forward_known().
   virtual void forward_siblings(const at::Tensor& x_TI, std::span<LinearBase* const> layers,
                                 std::span<at::Tensor> y);
 };

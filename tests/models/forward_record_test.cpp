@@ -122,7 +122,7 @@ TEST_CASE("a forward with the sampler's answers is a forward, without its produc
   CHECK(bench.rows > 0);
   bench.rows = 0;
   {
-    const ForwardRecord::Replay replay(record, tokens);
+    const ForwardRecord::Replay replay(record, tokens, batch.num_tokens());
     REQUIRE(replay.knows_all());
     CHECK(distance(bench.model->hidden_states(batch), plain) < 2e-5);
   }
@@ -143,13 +143,13 @@ TEST_CASE("a second call of generate goes on in the record, and clear() forgets 
   for (auto& [number, of_prompt, count] : tokens) number += 6;  // behind those of the first call
   const auto plain = bench.model->hidden_states(batch);
   {
-    const ForwardRecord::Replay replay(record, tokens);
+    const ForwardRecord::Replay replay(record, tokens, batch.num_tokens());
     REQUIRE(replay.knows_all());
     CHECK(distance(bench.model->hidden_states(batch), plain) < 2e-5);
   }
   record.clear();
   CHECK(record.num_bytes() == 0);
-  CHECK_FALSE(ForwardRecord::Replay(record, tokens).knows_all());
+  CHECK_FALSE(ForwardRecord::Replay(record, tokens, batch.num_tokens()).knows_all());
 }
 
 TEST_CASE("the budget keeps the first completions whole, and others not at all", "[models]") {
@@ -160,12 +160,13 @@ TEST_CASE("the budget keeps the first completions whole, and others not at all",
     if (slot != &bench.model->lm_head()) bytes += 4 * slot->layer().out_features();
   // The first prompt, of 8 tokens, and two completions of at most 12.
   const auto budget = bytes * (8 + 2 * 12) + GENERATE(0, 1);
+  bench.options.cache_tokens = GENERATE(0, 40);  // 40: some are put back and computed again
   ForwardRecord record(*bench.model, budget);
   const auto completions = bench.sample(record);
   CHECK(record.num_bytes() <= budget);
   const auto knows = [&](std::int64_t number, bool of_prompt, std::int64_t count) {
     const std::vector<Tokens> tokens{{number, of_prompt, count}};
-    return ForwardRecord::Replay(record, tokens).knows_all();
+    return ForwardRecord::Replay(record, tokens, count).knows_all();
   };
   CHECK(knows(0, true, 8));
   CHECK(knows(1, true, 8));
@@ -175,8 +176,9 @@ TEST_CASE("the budget keeps the first completions whole, and others not at all",
   CHECK_FALSE(knows(-1, true, 1));
   CHECK_FALSE(knows(6, true, 1));
   const std::vector<Tokens> mixed{{0, true, 8}, {2, false, 1}};
-  CHECK_FALSE(ForwardRecord::Replay(record, mixed).knows_all());
-  CHECK_FALSE(ForwardRecord::Replay(record, {}).knows_all());
+  CHECK_FALSE(ForwardRecord::Replay(record, mixed, 9).knows_all());
+  CHECK_FALSE(ForwardRecord::Replay(record, {}, 0).knows_all());
+  CHECK_FALSE(ForwardRecord::Replay(record, {}, 4).knows_all());
 }
 
 TEST_CASE("a record leaves the seats as it found them", "[models]") {
