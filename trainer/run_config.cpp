@@ -85,8 +85,8 @@ std::string read_text(const fs::path& file) {
   const auto name = file.string();
   if (const auto problem = file_problem(file); !problem.empty())
     throw configs::ConfigError(name + ": " + problem);
-  constexpr std::streamsize kMost = 2
-                                    << 20;  // beyond what Document::yaml takes: a device has no end
+  // Beyond what Document::yaml takes: a device has no end.
+  constexpr std::streamsize kMost = std::streamsize{2} << 20;
   std::ifstream stream(file, std::ios::binary);
   std::string text(kMost, '\0');
   text.resize(static_cast<std::size_t>(stream.read(text.data(), kMost).gcount()));

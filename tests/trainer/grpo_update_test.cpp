@@ -63,7 +63,7 @@ struct Bench {
     at::Tensor gradients, values;
   };
   Result update(std::vector<Rollout> rollouts, std::int64_t micro_batch_tokens = 1024,
-                models::ForwardRecord* record = nullptr) {
+                models::ForwardRecord* record = nullptr, std::int64_t row_multiple = 1) {
     const auto trainables = ordered_trainables(*adapter);
     FlatParameters::Named named;
     for (const auto& trainable : trainables) named.emplace_back(trainable.name, trainable.value);
@@ -73,10 +73,12 @@ struct Bench {
     AdamW optimizer(flat, {});
     const Policy policy{*model, *adapter, config, rows, mesh, {}};
     Result out;
-    out.report =
-        grpo_update(policy, flat, optimizer, rollouts, sync,
-                    {.step = 1, .learning_rate = 1e-3, .micro_batch_tokens = micro_batch_tokens},
-                    Correction::Off, record);
+    out.report = grpo_update(policy, flat, optimizer, rollouts, sync,
+                             {.step = 1,
+                              .learning_rate = 1e-3,
+                              .micro_batch_tokens = micro_batch_tokens,
+                              .row_multiple = row_multiple},
+                             Correction::Off, record);
     out.gradients = flat.gradients().clone();
     out.values = flat.values().clone();
     flat.values().copy_(before);
@@ -163,6 +165,11 @@ TEST_CASE("an update that reuses the sampler's forwards is the same", "[grpo]") 
     const auto repeated = bench.update(rollouts, micro_batch_tokens, &record);
     CHECK(repeated.report.num_reused == repeated.report.num_tokens);
     CHECK(distance(repeated.gradients, plain.gradients) < 1e-5);
+  }
+  SECTION("batches that are filled up") {
+    const auto filled = bench.update(rollouts, micro_batch_tokens, &record, 16);
+    CHECK(filled.report.num_reused == filled.report.num_tokens);
+    CHECK(distance(filled.gradients, plain.gradients) < 1e-5);
   }
   SECTION("not once the record is cleared") {
     record.clear();

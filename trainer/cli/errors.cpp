@@ -64,7 +64,10 @@ Failure explain(const std::exception_ptr& error) {
   } catch (const distributed::CommError& e) {
     return {kPeers, e.what()};
   } catch (const std::filesystem::filesystem_error& e) {  // whose own text names functions
-    return {kInput, with_hint(e.path1().string() + ": " + e.code().message(), e.code())};
+    auto text = e.path1().string();
+    if (!e.path2().empty()) text += " -> " + e.path2().string();
+    if (!text.empty()) text += ": ";
+    return {kInput, with_hint(text + e.code().message(), e.code())};
   } catch (const std::system_error& e) {
     return {kInput, with_hint(e.what(), e.code())};
   } catch (const c10::Error& e) {

@@ -41,6 +41,7 @@ struct Work {
   std::vector<DataFile> files;
   DataConfig data;
   std::int64_t threads = 0;  // 0: one a core
+  std::string threads_place = "--threads";
 };
 
 void check(const EvalOptions& options) {
@@ -97,19 +98,25 @@ Work work_of(const EvalOptions& options) {
     work.data = config.data;
     work.files = config.data.eval;
     work.threads = config.train.threads;
+    work.threads_place = config.train.threads_place;
     const bool wants_own = options.model.adapter.empty() && !options.without_adapter;
     if (wants_own && config.peft) work.adapter = trained_adapter(config);
     if (!options.model.model.empty()) work.model.name_or_path = options.model.model;
     if (options.model.dtype != "auto") work.model.dtype = options.model.dtype;
-    if (options.model.compute_dtype != "auto")
+    if (options.model.compute_dtype != "auto") {
       work.model.compute_dtype = options.model.compute_dtype;
+      work.model.compute_dtype_place = "--compute-dtype";
+    }
     if (options.model.device != "auto") {
       work.model.device = options.model.device;
       work.model.device_place = "--device";
     }
   }
   if (!options.model.adapter.empty()) work.adapter = options.model.adapter;
-  if (options.model.threads > 0) work.threads = options.model.threads;
+  if (options.model.threads > 0) {
+    work.threads = options.model.threads;
+    work.threads_place = "--threads";
+  }
   if (!options.data.empty()) work.files = {{options.data, format_of(options), "--data"}};
   if (work.files.empty())
     throw configs::ConfigError(options.job + ": data.eval: expected a file, or give --data");
@@ -202,7 +209,7 @@ int eval(const EvalOptions& options) {
   std::optional<AnswerRule> rule;
   if (options.exact_match) rule.emplace(options.answer_pattern);
   choose_precision(work.model);
-  set_threads(work.threads);
+  set_threads(work.threads, work.threads_place);
 
   const auto pretrained = models::open_pretrained(work.model.name_or_path);
   if (work.data.max_length == 0)

@@ -139,6 +139,9 @@ class GrpoJobTask final : public JobTask {
     return plan_.num_groups *
            (longest + config_.grpo.num_generations * config_.grpo.max_completion_length);
   }
+  std::int64_t reused_bytes(at::Device device) const override {
+    return reused_forward_bytes(config_, device);
+  }
   std::string train_fingerprint() const override { return checksum_of(task_.train); }
   std::string eval_fingerprint() const override { return checksum_of(task_.eval); }
   TrainResult train(TrainRun run) override { return train_grpo(std::move(run), task_); }

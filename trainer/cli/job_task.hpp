@@ -25,8 +25,10 @@ class JobTask {
   virtual std::string sample(std::size_t max_characters) const = 0;
   virtual std::string plan_json() const = 0;  // an object, for `tailor plan --json`
   virtual Dataset documents() const = 0;      // as long as forward sees them, for estimates
-  /// Of prompts and completions that a step samples and then trains on, at most; SFT: none.
+  /// Of the prompts and completions of a batch of rollouts, at most; SFT: none.
   virtual std::int64_t sampled_tokens() const { return 0; }
+  /// How much may be kept of their forwards.
+  virtual std::int64_t reused_bytes(at::Device /*device*/) const { return 0; }
   /// Checksums, to tell other data from these.
   virtual std::string train_fingerprint() const = 0;
   virtual std::string eval_fingerprint() const = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "trainer/losses/token_logprobs.hpp"
 #include "trainer/sft/micro_batch.hpp"
 
 namespace tailor::trainer::cli {
@@ -60,7 +61,7 @@ std::int64_t MemoryEstimate::total() const {
 
 MemoryEstimate estimate_memory(const ModelSize& size, const peft::LoraAdapter& adapter,
                                const Dataset& train, const Precision& precision,
-                               std::int64_t kept_tokens, std::int64_t kept_bytes) {
+                               std::int64_t sampled_tokens, std::int64_t reused_bytes) {
   const std::int64_t stored_bytes = precision.stored == at::kFloat ? 4 : 2;
   const std::int64_t active_bytes = precision.arithmetic == Arithmetic::Float32 ? 4 : 2;
   const bool widened = stored_bytes < active_bytes;
@@ -69,6 +70,9 @@ MemoryEstimate estimate_memory(const ModelSize& size, const peft::LoraAdapter& a
   constexpr std::int64_t kLogitRows = 256;  // of a chunk of the loss
   constexpr std::int64_t kProgramBytes =
       150'000'000;  // libtorch, tokenizer, work space of products
+  const auto logits_bytes = tokens * size.vocab_size * 4;
+  const std::int64_t kept_logits =
+      sampled_tokens > 0 && logits_bytes <= kKeptLogitsBytes ? logits_bytes : 0;
   std::int64_t data_bytes = 0;
   for (const auto& example : train.examples)
     data_bytes += static_cast<std::int64_t>(example.ids.size() * 2 * sizeof(std::int64_t));
@@ -78,13 +82,12 @@ MemoryEstimate estimate_memory(const ModelSize& size, const peft::LoraAdapter& a
           {"float32 copies", widened ? std::min(size.linear_values * 4, kWidenedBudgetBytes) : 0},
           {"adapter and optimizer", adapter.num_parameters() * 4 * kFlatBuffers},
           {"activations", tokens * size.saved_values * active_bytes},
-          {"logits", 2 * std::min(tokens, kLogitRows) * size.vocab_size * 4},
+          {"logits", 2 * std::min(tokens, kLogitRows) * size.vocab_size * 4 + kept_logits},
           {"data", data_bytes},
           {"program", kProgramBytes},
       }};
-  if (kept_tokens > 0 && kept_bytes > 0)
-    out.parts.push_back(
-        {"reused forwards", std::min(kept_tokens * size.answer_values * active_bytes, kept_bytes)});
+  const auto answers = sampled_tokens * size.answer_values * active_bytes;
+  if (reused_bytes > 0) out.parts.push_back({"reused forwards", std::min(answers, reused_bytes)});
   return out;
 }
 

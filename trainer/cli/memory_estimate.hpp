@@ -31,11 +31,11 @@ struct MemoryEstimate {
 };
 
 /// Peak of training, from dimensions alone: base weights, their float32 copies, adapter with
-/// gradients and moments, activations of the largest micro-batch, a chunk of logits, what linear
-/// layers answered to `kept_tokens` up to `kept_bytes` (grpo.reuse_forward_mb), and the program
-/// itself.
+/// gradients and moments, activations of the largest micro-batch, logits, and the program itself.
+/// Of GRPO: the tokens of a batch of rollouts, and how much may be kept of their forwards
+/// (reused_forward_bytes()).
 MemoryEstimate estimate_memory(const ModelSize& size, const peft::LoraAdapter& adapter,
                                const Dataset& train, const Precision& precision,
-                               std::int64_t kept_tokens = 0, std::int64_t kept_bytes = 0);
+                               std::int64_t sampled_tokens = 0, std::int64_t reused_bytes = 0);
 
 }  // namespace tailor::trainer::cli

@@ -76,7 +76,7 @@ int plan_job(const PlanOptions& options) {
   check_router(config, *model, *adapter);
   const auto task = open_task(config, pretrained, config.parallel.expert_parallel_size);
   const auto memory = estimate_memory(bare, *adapter, task->documents(), precision,
-                                      task->sampled_tokens(), config.grpo.reuse_forward_mb << 20);
+                                      task->sampled_tokens(), task->reused_bytes(precision.device));
   const auto sample = task->sample(/*max_characters=*/2000);
   if (options.json) {
     std::cout << to_json(*model, *adapter, *task, precision, memory, sample).dump(2) << '\n';

@@ -3,6 +3,7 @@
 #include <torch/headeronly/version.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -11,18 +12,32 @@
 namespace tailor::trainer::cli {
 namespace {
 
+std::vector<std::string> long_options(const CLI::App& app) {
+  std::vector<std::string> out;
+  for (const auto* option : app.get_options())
+    for (const auto& name : option->get_lnames()) out.push_back("--" + name);
+  return out;
+}
+
+/// Of the first option that nobody knows; "" where there is none among what was left over.
+std::string told_of_unknown(const CLI::App& app, const CLI::App& command) {
+  auto known = long_options(command);
+  for (const auto& name : long_options(app)) known.push_back(name);
+  for (const auto& word : app.remaining(/*recurse=*/true)) {
+    if (!word.starts_with("--")) continue;
+    const auto name = word.substr(0, word.find('='));
+    if (std::ranges::find(known, name) != known.end())
+      return name + ": expected behind the command `" + command.get_name() + '`';
+    const auto near = configs::nearest(name, known);
+    return "unknown option " + name + (near.empty() ? "" : "; did you mean " + near + '?');
+  }
+  return "";
+}
+
 /// The library's text of an error, or a better one where it leaves out what was expected.
 std::string told(const CLI::App& app, const CLI::App& command, const CLI::Error& error) {
-  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
-    std::vector<std::string> known;
-    for (const auto* option : command.get_options())
-      for (const auto& name : option->get_lnames()) known.push_back("--" + name);
-    for (const auto& word : app.remaining(/*recurse=*/true)) {
-      if (!word.starts_with("--")) continue;
-      const auto near = configs::nearest(word, known);
-      return "unknown option " + word + (near.empty() ? "" : "; did you mean " + near + '?');
-    }
-  }
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr)
+    if (auto text = told_of_unknown(app, command); !text.empty()) return text;
   const std::string text = error.what(), unread = "Could not convert: ";
   const auto equals = text.find(" = ");
   if (text.starts_with(unread) && equals != std::string::npos)

@@ -119,10 +119,10 @@ PendingBatch BatchMaker::sample(PromptSource& source, std::int64_t& num_rollouts
         data.rank())
       own.push_back({.group = g, .row = row});
   }
-  // Now and then the trainer computes everything itself: sampler and trainer are compared in
-  // earnest.
-  constexpr std::int64_t kStepsBetweenChecks = 16;
-  auto* const record = step % kStepsBetweenChecks == 1 ? nullptr : record_;
+  // Of one batch in 16 the trainer computes everything itself: the sampler is compared with it.
+  constexpr std::int64_t kBatchesACheck = 16;
+  const bool checks = (step - 1) / plan_.num_updates % kBatchesACheck == 0;
+  auto* const record = checks ? nullptr : record_;
   const auto begin = Clock::now();
   PendingBatch out;
   out.batch = {.num_groups = num_groups, .num_updates = plan_.num_updates, .rollouts = {}};

@@ -15,7 +15,6 @@
 #include "trainer/grpo/update.hpp"
 #include "trainer/metrics/jsonl_log.hpp"
 #include "trainer/metrics/log.hpp"
-#include "trainer/parallel/agree.hpp"
 #include "trainer/sft/numeric_error.hpp"
 
 namespace tailor::trainer {
@@ -30,15 +29,9 @@ Correction resolved(Correction correction) {
   return correction == Correction::Auto ? Correction::Off : correction;
 }
 
-/// A record of the sampler's forwards for the update behind it, where that computes the very same:
-/// in one step, each rank by itself, whatever tokens share a batch.
 std::unique_ptr<models::ForwardRecord> record_of(const TrainRun& run) {
-  const auto& config = run.config;
-  const bool same = config.grpo.max_staleness == 0 && config.router.capacity.factor == 0.0;
-  const bool alone = lockstep_group(run.mesh) == nullptr && run.mesh.sizes.tp == 1;
-  if (config.grpo.reuse_forward_mb == 0 || !same || !alone || !run.model.device().is_cpu())
-    return nullptr;
-  return std::make_unique<models::ForwardRecord>(run.model, config.grpo.reuse_forward_mb << 20);
+  const auto bytes = reused_forward_bytes(run.config, run.model.device());
+  return bytes > 0 ? std::make_unique<models::ForwardRecord>(run.model, bytes) : nullptr;
 }
 
 class GrpoLoop {
@@ -307,6 +300,14 @@ class GrpoLoop {
 };
 
 }  // namespace
+
+std::int64_t reused_forward_bytes(const RunConfig& config, at::Device device) {
+  const auto& parallel = config.parallel;
+  const bool same = config.grpo.max_staleness == 0 && config.router.capacity.factor == 0.0;
+  const bool alone = parallel.tensor_parallel_size == 1 && parallel.expert_parallel_size == 1 &&
+                     parallel.pipeline_parallel_size == 1 && parallel.dp_shard_size == 1;
+  return same && alone && device.is_cpu() ? config.grpo.reuse_forward_mb << 20 : 0;
+}
 
 BatchPlan batch_plan(const RunConfig& config, std::int64_t data_ranks) {
   const auto completions =

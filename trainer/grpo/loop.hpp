@@ -19,6 +19,11 @@ BatchPlan batch_plan(const RunConfig& config, std::int64_t data_ranks);
 std::int64_t grpo_total_steps(const RunConfig& config, std::int64_t num_rows,
                               std::int64_t data_ranks);
 
+/// Memory for what linear layers answered while a batch was sampled: reuse_forward_mb, or 0 where a
+/// first update on `device` would not compute the very same: of older weights, over ranks that
+/// share a model, or where it matters which tokens are computed together.
+std::int64_t reused_forward_bytes(const RunConfig& config, at::Device device);
+
 /// Group relative policy optimization (Shao et al. 2024, arXiv:2402.03300) until the last step or a
 /// signal to any rank: sample a batch of groups, score it, make its updates; report, evaluate and
 /// save by the intervals of the configuration and at the end. The model that samples is the model

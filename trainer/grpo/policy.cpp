@@ -29,15 +29,11 @@ std::vector<CompletionBatch> completion_batches(const Policy& policy, std::span<
 
 namespace {
 
-/// What the rows of a batch are; nothing where some only fill it up.
+/// What the rows of a batch are, but for those that fill it up.
 std::vector<models::ForwardRecord::Tokens> tokens_of(const CompletionBatch& batch) {
   std::vector<models::ForwardRecord::Tokens> out;
-  std::int64_t count = 0;
-  for (const auto& piece : batch.pieces) {
+  for (const auto& piece : batch.pieces)
     out.push_back({piece.rollout->recorded, piece.of_prompt, piece.count});
-    count += piece.count;
-  }
-  if (count != batch.batch.num_tokens()) out.clear();
   return out;
 }
 
@@ -49,7 +45,7 @@ Forward forward(const Policy& policy, const CompletionBatch& batch, bool keep_lo
   bool reused = false;
   {
     std::optional<models::ForwardRecord::Replay> replay;
-    if (record != nullptr) replay.emplace(*record, tokens_of(batch));
+    if (record != nullptr) replay.emplace(*record, tokens_of(batch), batch.batch.num_tokens());
     reused = replay && replay->knows_all();
     hidden_TD = policy.model.hidden_states(batch.batch);
   }

@@ -12,7 +12,7 @@ struct UpdateReport {
   double loss = 0.0;
   double grad_norm = 0.0;            // before clipping
   std::int64_t num_tokens = 0;       // of prompts and completions in forward, of all ranks
-  std::int64_t num_reused = 0;       // of them, whose products the sampler had made
+  std::int64_t num_reused = 0;       // of them, whose linear layers' answers were the sampler's
   std::int64_t num_loss_tokens = 0;  // of all ranks
   double entropy = 0.0;              // mean over loss tokens
   PolicySums policy;                 // of all ranks
