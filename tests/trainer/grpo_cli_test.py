@@ -91,6 +91,12 @@ def a_run_tells_what_it_did(make):
     expect("1 prompt x 4 completions of at most 8 tokens, 1 step from each; the run: 1 step" in error, f"one is one: {error}")
     plan, _ = run.train(command="plan")
     expect(plan["prompts_in_batch"] == 4 and plan["total_steps"] == 3, f"plan: {plan}")
+    kept = plan["memory_bytes"]["reused forwards"]
+    expect(0 < kept < 2 << 30, f"what the update reuses: {plan['memory_bytes']}")
+    small, _ = run.train("grpo.reuse_forward_mb=1", command="plan")
+    expect(small["memory_bytes"]["reused forwards"] == min(kept, 1 << 20), "within its limit")
+    ahead, _ = run.train("grpo.max_staleness=1", command="plan")
+    expect("reused forwards" not in ahead["memory_bytes"], "nothing is kept")
 
 
 @test
