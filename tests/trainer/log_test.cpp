@@ -126,6 +126,11 @@ TEST_CASE("a line in a file begins with time and level", "[metrics]") {
         time + "info: first {} %s\n" + time + "warning: second\n" + time + "error: third\n");
 }
 
+TEST_CASE("what a message quotes cannot steer a terminal", "[metrics]") {
+  const auto text = stderr_of(false, [] { log_info("a\033[2Jb\r\x07 \x7f\n\tc\u00e9"); });
+  CHECK(text.find("a?[2Jb?? ?\n\tc\u00e9\n") != std::string::npos);
+}
+
 TEST_CASE("a level silences the lines below it", "[metrics]") {
   const auto text = stderr_of(true, [] {
     set_log_level(LogLevel::Warn);

@@ -334,6 +334,17 @@ def a_misspelt_option_is_answered_with_the_nearest(make):
 
 
 @test
+def an_error_cannot_steer_the_terminal(make):
+    job = make()
+    job.file.write_text(job.file.read_text() + '"a\\e[31mb": 1\n')
+    _, error = job.finish(code=2)
+    expect("[31mb: unknown key" in error and "\033" not in error, repr(error))
+    missing = job.file.parent / "a\033[31mb.yaml"
+    done = subprocess.run([str(job.program), "train", str(missing)], capture_output=True, text=True)
+    expect("a?[31mb.yaml" in done.stderr and "\033" not in done.stderr, repr(done.stderr))
+
+
+@test
 def a_target_that_matches_nothing_is_named_with_its_place(make):
     job = make()
     _, error = job.finish("--set", "peft.target_modules=[q_prj]", code=2)

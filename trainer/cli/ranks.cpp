@@ -22,6 +22,7 @@
 #include "models/files/mapped_file.hpp"
 #include "trainer/cli/session.hpp"
 #include "trainer/metrics/log.hpp"
+#include "trainer/metrics/terminal.hpp"
 #include "trainer/parallel/agree.hpp"
 
 namespace tailor::trainer::cli {
@@ -232,7 +233,7 @@ void tell_and_end(const Failure& failure, const std::string& trace) {
   const bool names_rank = failure.code != kPeers && (only_here || rank > 0);
   // One write: that of another rank may come at the same time.
   std::cerr << "error: " + (names_rank ? "rank " + std::to_string(rank) + ": " : "") +
-                   failure.text + '\n' + trace
+                   printable(failure.text) + '\n' + trace
             << std::flush;
   if (mpi_runs) distributed::mpi_abort(failure.code);
 }

@@ -100,7 +100,8 @@ spdlog::level::level_enum level_of(LogLevel level) {
 }  // namespace
 
 void log(LogLevel level, std::string_view message) {
-  logger().log(level_of(level), spdlog::string_view_t(message.data(), message.size()));
+  const auto text = printable(std::string(message));
+  logger().log(level_of(level), spdlog::string_view_t(text.data(), text.size()));
 }
 
 void set_log_level(LogLevel level) {

@@ -50,6 +50,12 @@ int terminal_width(int descriptor) {
   return size.ws_col;
 }
 
+std::string printable(std::string text) {
+  for (auto& c : text)
+    if ((static_cast<unsigned char>(c) < ' ' && c != '\n' && c != '\t') || c == '\x7f') c = '?';
+  return text;
+}
+
 void write_all(int descriptor, const std::string& bytes) {
   for (std::size_t done = 0; done < bytes.size();) {
     const auto written = ::write(descriptor, bytes.data() + done, bytes.size() - done);

@@ -14,6 +14,10 @@ Terminal stderr_terminal();
 Terminal stdout_terminal();
 int terminal_width(int descriptor);  // 80 where it does not say
 
+/// A text that holds what files and users say: control characters but line ends and tabs, which
+/// would steer a terminal, become '?'.
+std::string printable(std::string text);
+
 /// Writes all of it or throws std::system_error; a signal in between does not cut it short.
 void write_all(int descriptor, const std::string& bytes);
 
