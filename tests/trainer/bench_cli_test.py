@@ -15,7 +15,7 @@ PROGRAM, _ = sys.argv[1:]
 
 def bench(*arguments):
     command = [PROGRAM, "bench", "moe", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 
 def main():
