@@ -16,17 +16,16 @@ namespace tailor::peft {
 LoraLinear::LoraLinear(std::shared_ptr<models::LinearBase> inner, std::string path,
                        const LoraConfig& config, std::uint64_t seed,
                        std::shared_ptr<const DropoutState*> dropout, const std::string& place)
-    : inner_(std::move(inner)),
+    : LinearWrapper(std::move(inner)),
       path_(std::move(path)),
       stream_(models::kernels::stream_of(path_)),
       scale_(config.scale_of(path_)),
       dropout_p_(config.lora_dropout),
       dropout_(std::move(dropout)) {
-  add_child("", *inner_);
   using Dim = models::Sharding::Dim;
-  const auto sharding = inner_->sharding();
-  const auto in = inner_->in_features() * (sharding.dim == Dim::In ? sharding.count : 1);
-  const auto out = inner_->out_features() * (sharding.dim == Dim::Out ? sharding.count : 1);
+  const auto cut = sharding();
+  const auto in = in_features() * (cut.dim == Dim::In ? cut.count : 1);
+  const auto out = out_features() * (cut.dim == Dim::Out ? cut.count : 1);
   const auto r = config.rank_of(path_);
   if (r > std::min(in, out))
     throw configs::ConfigError(place_of_key(config, place, config.rank_key(path_)) +
@@ -34,7 +33,7 @@ LoraLinear::LoraLinear(std::shared_ptr<models::LinearBase> inner, std::string pa
                                ", above min(in, out) = " + std::to_string(std::min(in, out)));
   auto factors = part_of(init_factors(config.init_lora_weights,
                                       {.in = in, .out = out, .r = r, .seed = seed, .path = path_}),
-                         sharding);
+                         cut);
   A_ = factors.A_RI.to(weight().device()).requires_grad_();
   B_ = factors.B_OR.to(weight().device()).requires_grad_();
 }
@@ -61,13 +60,13 @@ LoraOperands LoraLinear::operands() const {
 }
 
 at::Tensor LoraLinear::forward(const at::Tensor& x_TI) {
-  if (!enabled_) return inner_->forward(x_TI);
+  if (!enabled_) return inner()->forward(x_TI);
   const auto layer = operands();
   return lora_linear(x_TI, {&layer, 1}).front();
 }
 
 at::Tensor LoraLinear::forward_known(const at::Tensor& x_TI, at::Tensor y_TO) {
-  if (!enabled_) return inner_->forward_known(x_TI, std::move(y_TO));
+  if (!enabled_) return inner()->forward_known(x_TI, std::move(y_TO));
   const auto layer = operands();
   return lora_linear_known(x_TI, {&layer, 1}, {std::move(y_TO)}).front();
 }

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "models/families/causal_lm.hpp"
-#include "models/layers/linear.hpp"
+#include "models/layers/linear_wrapper.hpp"
 #include "peft/adapted_router.hpp"
 #include "peft/grouped_lora.hpp"
 #include "peft/lora_config.hpp"
@@ -25,7 +25,7 @@ struct DropoutState {
   std::int64_t first_token = 0;  // number within the step of the batch's first token
 };
 
-class LoraLinear final : public models::LinearBase {
+class LoraLinear final : public models::LinearWrapper {
  public:
   /// Factors are initialised from `seed` and `path`, in the memory of `inner`'s weight. Throws
   /// ConfigError naming `place` for a rank above min(in, out).
@@ -37,14 +37,6 @@ class LoraLinear final : public models::LinearBase {
   at::Tensor forward_known(const at::Tensor& x_TI, at::Tensor y_TO) override;
   void forward_siblings(const at::Tensor& x_TI, std::span<models::LinearBase* const> layers,
                         std::span<at::Tensor> y) override;
-  const models::kernels::Weight& weight() const override { return inner_->weight(); }
-  std::optional<at::Tensor> bias() const override { return inner_->bias(); }
-  std::int64_t in_features() const override { return inner_->in_features(); }
-  std::int64_t out_features() const override { return inner_->out_features(); }
-  models::Sharding sharding() const override { return inner_->sharding(); }
-  void finish_loading(models::kernels::Arithmetic arithmetic) override {
-    inner_->finish_loading(arithmetic);
-  }
 
   const std::string& path() const { return path_; }
   at::Tensor& A() { return A_; }  // (r, in) float32; of the part of W held here, where sharded
@@ -56,7 +48,6 @@ class LoraLinear final : public models::LinearBase {
  private:
   LoraOperands operands() const;
 
-  std::shared_ptr<models::LinearBase> inner_;
   std::string path_;
   std::uint64_t stream_;  // of the path: dropout masks depend on no order of layers
   double scale_, dropout_p_;

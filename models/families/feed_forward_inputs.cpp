@@ -4,34 +4,23 @@
 
 #include <utility>
 
+#include "models/layers/linear_wrapper.hpp"
+
 namespace tailor::models {
 namespace {
 
 /// Sits in the seat of a layer for one forward and keeps what came in.
-class Listener final : public LinearBase {
+class Listener final : public LinearWrapper {
  public:
   Listener(std::shared_ptr<LinearBase> inner, at::Tensor& heard)
-      : inner_(std::move(inner)), heard_(heard) {
-    add_child("", *inner_);
-  }
+      : LinearWrapper(std::move(inner)), heard_(heard) {}
 
   at::Tensor forward(const at::Tensor& x_TI) override {
     heard_ = x_TI.to(at::kFloat);
-    return inner_->forward(x_TI);
+    return inner()->forward(x_TI);
   }
-  const kernels::Weight& weight() const override { return inner_->weight(); }
-  std::optional<at::Tensor> bias() const override { return inner_->bias(); }
-  std::int64_t in_features() const override { return inner_->in_features(); }
-  std::int64_t out_features() const override { return inner_->out_features(); }
-  Sharding sharding() const override { return inner_->sharding(); }
-  void finish_loading(kernels::Arithmetic arithmetic) override {
-    inner_->finish_loading(arithmetic);
-  }
-
-  const std::shared_ptr<LinearBase>& inner() const { return inner_; }
 
  private:
-  std::shared_ptr<LinearBase> inner_;
   at::Tensor& heard_;
 };
 

@@ -11,51 +11,37 @@
 #include <cstring>
 #include <utility>
 
+#include "models/layers/linear_wrapper.hpp"
+
 namespace tailor::models {
 
 /// One layer's answers, and what sits before the layer to keep and to replay them.
-class ForwardRecord::Seat final : public LinearBase {
+class ForwardRecord::Seat final : public LinearWrapper {
  public:
   Seat(std::shared_ptr<LinearBase> inner, ForwardRecord& record)
-      : inner_(std::move(inner)), record_(record) {
-    add_child("", *inner_);
-  }
+      : LinearWrapper(std::move(inner)), record_(record) {}
 
   at::Tensor forward(const at::Tensor& x_TI) override {
-    if (record_.mode_ == Mode::Replay) return inner_->forward_known(x_TI, replayed());
-    auto y_TO = inner_->forward(x_TI);
+    if (record_.mode_ == Mode::Replay) return inner()->forward_known(x_TI, replayed());
+    auto y_TO = inner()->forward(x_TI);
     if (record_.mode_ == Mode::Keep) keep(y_TO);
     return y_TO;
   }
 
-  at::Tensor forward_known(const at::Tensor& x_TI, at::Tensor y_TO) override {
-    return inner_->forward_known(x_TI, std::move(y_TO));
-  }
-
   void forward_siblings(const at::Tensor& x_TI, std::span<LinearBase* const> layers,
                         std::span<at::Tensor> y) override {
-    std::vector<LinearBase*> inner;
+    std::vector<LinearBase*> held;
     for (std::size_t i = 0; i < layers.size(); ++i) {
       auto* seat = dynamic_cast<Seat*>(layers[i]);
       TORCH_CHECK(seat != nullptr, "forward record: a seat was taken behind it");
-      inner.push_back(seat->inner_.get());
+      held.push_back(seat->inner().get());
       if (record_.mode_ == Mode::Replay) y[i] = seat->replayed();
     }
-    inner_->forward_siblings(x_TI, inner, y);
+    inner()->forward_siblings(x_TI, held, y);
     if (record_.mode_ != Mode::Keep) return;
     for (std::size_t i = 0; i < layers.size(); ++i) static_cast<Seat*>(layers[i])->keep(y[i]);
   }
 
-  const kernels::Weight& weight() const override { return inner_->weight(); }
-  std::optional<at::Tensor> bias() const override { return inner_->bias(); }
-  std::int64_t in_features() const override { return inner_->in_features(); }
-  std::int64_t out_features() const override { return inner_->out_features(); }
-  Sharding sharding() const override { return inner_->sharding(); }
-  void finish_loading(kernels::Arithmetic arithmetic) override {
-    inner_->finish_loading(arithmetic);
-  }
-
-  const std::shared_ptr<LinearBase>& inner() const { return inner_; }
   void clear() { kept_TO_.clear(); }
   std::int64_t num_bytes() const {
     std::int64_t sum = 0;
@@ -91,7 +77,6 @@ class ForwardRecord::Seat final : public LinearBase {
     return y_TO;
   }
 
-  std::shared_ptr<LinearBase> inner_;
   ForwardRecord& record_;
   std::vector<at::Tensor> kept_TO_;  // of every forward, the rows that are kept
 };

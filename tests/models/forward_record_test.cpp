@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "models/files/pretrained.hpp"
+#include "models/layers/linear_wrapper.hpp"
 #include "models/prompt_group.hpp"
 
 using namespace tailor::models;
@@ -19,29 +20,16 @@ namespace {
 using Tokens = ForwardRecord::Tokens;
 
 /// Counts the rows that its layer multiplies.
-class Counting final : public LinearBase {
+class Counting final : public LinearWrapper {
  public:
   Counting(std::shared_ptr<LinearBase> inner, std::int64_t& rows)
-      : inner_(std::move(inner)), rows_(rows) {
-    add_child("", *inner_);
-  }
+      : LinearWrapper(std::move(inner)), rows_(rows) {}
   at::Tensor forward(const at::Tensor& x_TI) override {
     rows_ += x_TI.size(0);
-    return inner_->forward(x_TI);
-  }
-  at::Tensor forward_known(const at::Tensor& x_TI, at::Tensor y_TO) override {
-    return inner_->forward_known(x_TI, std::move(y_TO));
-  }
-  const kernels::Weight& weight() const override { return inner_->weight(); }
-  std::optional<at::Tensor> bias() const override { return inner_->bias(); }
-  std::int64_t in_features() const override { return inner_->in_features(); }
-  std::int64_t out_features() const override { return inner_->out_features(); }
-  void finish_loading(kernels::Arithmetic arithmetic) override {
-    inner_->finish_loading(arithmetic);
+    return inner()->forward(x_TI);
   }
 
  private:
-  std::shared_ptr<LinearBase> inner_;
   std::int64_t& rows_;
 };
 
