@@ -14,6 +14,7 @@
 
 #include "models/files/file_error.hpp"
 #include "trainer/cli/commands.hpp"
+#include "trainer/metrics/terminal.hpp"
 
 namespace tailor::trainer::cli {
 namespace {
@@ -49,13 +50,8 @@ std::int64_t num_values(const models::TensorEntry& tensor) {
   return values;
 }
 
-/// A name without control characters: what a file says must not steer the terminal.
-std::string printable(std::string text) {
-  for (char& c : text) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
-  }
-  return text;
-}
+/// A name for a cell of one line.
+std::string cell(const std::string& name) { return printable(name, /*kept=*/""); }
 
 /// Columns as wide as their longest cell; those in `right` are aligned to the right.
 class Table {
@@ -106,7 +102,7 @@ void print_tensors(const models::Inspection& seen, bool all) {
   std::vector<Row> rows;
   std::map<std::string, std::size_t> places;
   for (const models::TensorEntry& tensor : seen.tensors) {
-    const std::string name = printable(all ? tensor.name : without_numbers(tensor.name));
+    const std::string name = cell(all ? tensor.name : without_numbers(tensor.name));
     const std::string shape = models::shape_text(tensor.shape);
     const auto [place, is_new] =
         places.try_emplace(name + '\0' + tensor.dtype + '\0' + shape, rows.size());
@@ -151,13 +147,13 @@ void add_metadata(const Json& json, const std::string& prefix, bool all, Table& 
     std::string text = value.is_string()
                            ? value.get<std::string>()
                            : value.dump(-1, ' ', false, Json::error_handler_t::replace);
-    text = printable(text);
+    text = cell(text);
     if (!all && text.size() > kMaxShown) {
       std::size_t cut = kMaxShown;
       while (cut > 0 && (static_cast<unsigned char>(text[cut]) & 0xc0) == 0x80) --cut;  // UTF-8
       text = text.substr(0, cut) + "...";
     }
-    table.add({printable(name), text});
+    table.add({cell(name), text});
   }
 }
 

@@ -50,9 +50,11 @@ int terminal_width(int descriptor) {
   return size.ws_col;
 }
 
-std::string printable(std::string text) {
+std::string printable(std::string text, std::string_view kept) {
   for (auto& c : text)
-    if ((static_cast<unsigned char>(c) < ' ' && c != '\n' && c != '\t') || c == '\x7f') c = '?';
+    if ((static_cast<unsigned char>(c) < ' ' || c == '\x7f') &&
+        kept.find(c) == std::string_view::npos)
+      c = '?';
   return text;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 namespace tailor::trainer {
 
@@ -14,9 +15,9 @@ Terminal stderr_terminal();
 Terminal stdout_terminal();
 int terminal_width(int descriptor);  // 80 where it does not say
 
-/// A text that holds what files and users say: control characters but line ends and tabs, which
-/// would steer a terminal, become '?'.
-std::string printable(std::string text);
+/// A text that holds what files and users say: control characters, which would steer a terminal,
+/// become '?', all but those `kept`.
+std::string printable(std::string text, std::string_view kept = "\n\t");
 
 /// Writes all of it or throws std::system_error; a signal in between does not cut it short.
 void write_all(int descriptor, const std::string& bytes);
