@@ -1,9 +1,11 @@
 #include "distributed/sharded_base.hpp"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/Allocator.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <array>
 #include <map>
 #include <optional>
@@ -22,28 +24,34 @@ class Flat {
   Flat() = default;
   explicit Flat(std::shared_ptr<Group> group) : group_(std::move(group)) {}
 
-  void add(at::Tensor* member) { members_.push_back(member); }
+  void add(const models::NamedParameter& parameter) {
+    auto shape = parameter.shape;
+    if (parameter.slice)
+      shape[static_cast<std::size_t>(parameter.slice->dim)] = parameter.slice->length;
+    std::int64_t elements = 1;
+    for (const auto extent : shape) elements *= extent;
+    members_[parameter.value] = {.shape = std::move(shape), .begin = total_, .elements = elements};
+    total_ += elements;
+  }
   bool is_empty() const { return members_.empty() || group_->size() == 1; }
-  const std::vector<at::Tensor*>& members() const { return members_; }
 
-  /// All members hold what was read: packs them and keeps this rank's part alone.
-  void divide() {
-    std::int64_t total = 0;
-    for (const auto* member : members_) total += member->numel();
-    const std::int64_t size = group_->size();
-    part_elements_ = (total + size - 1) / size;
-    const auto options = members_.front()->options();
-    whole_ = at::empty({part_elements_ * size}, options);
-    std::int64_t begin = 0;
-    for (auto* member : members_) {
-      auto view = whole_.narrow(0, begin, member->numel()).view(member->sizes());
-      view.copy_(*member);
-      begin += member->numel();
-      *member = view;
-    }
-    part_ = whole_.narrow(0, group_->rank() * part_elements_, part_elements_).clone();
-    bytes_ = whole_.storage().nbytes();
-    drop();
+  /// Reads what this rank holds of one member. The first one makes every member a view of what is
+  /// gathered.
+  void take(at::Tensor* value, const models::ReadRows& read) {
+    const auto& member = members_.at(value);
+    const auto width = member.elements / member.shape.front();
+    const auto part_begin = group_->rank() * part_elements();
+    // Of the member's elements.
+    const auto begin = std::clamp<std::int64_t>(part_begin - member.begin, 0, member.elements);
+    const auto end = std::clamp<std::int64_t>(part_begin + part_elements() - member.begin, begin,
+                                              member.elements);
+    const auto first_row = begin / width;
+    const auto rows = begin == end ? 0 : (end + width - 1) / width - first_row;
+    const auto found = read(first_row, rows);
+    if (!part_.defined()) make_memory(found.options());
+    if (rows > 0)
+      part_.narrow(0, member.begin + begin - part_begin, end - begin)
+          .copy_(found.flatten().narrow(0, begin - first_row * width, end - begin));
   }
 
   /// Starts to gather, where nothing is there or under way.
@@ -66,17 +74,41 @@ class Flat {
   void drop() {
     if (is_empty()) return;
     if (pending_) finish();  // the memory is written to until then
+    free_whole();
+  }
+
+ private:
+  struct Member {
+    std::vector<std::int64_t> shape;
+    std::int64_t begin, elements;  // of the whole
+  };
+
+  std::int64_t part_elements() const {
+    const std::int64_t size = group_->size();
+    return (total_ + size - 1) / size;
+  }
+
+  void make_memory(const at::TensorOptions& options) {
+    part_ = at::zeros({part_elements()}, options);
+    whole_ = at::empty({part_elements() * group_->size()}, options);
+    // Views outlive the memory, but cannot be made without it.
+    for (const auto& [value, member] : members_)
+      *value = whole_.narrow(0, member.begin, member.elements).view(member.shape);
+    bytes_ = whole_.storage().nbytes();
+    free_whole();
+  }
+
+  void free_whole() {
     auto* storage = whole_.storage().unsafeGetStorageImpl();
     storage->set_data_ptr_noswap(c10::DataPtr(nullptr, whole_.device()));
     storage->set_nbytes(0);
     here_ = false;
   }
 
- private:
   std::shared_ptr<Group> group_;
-  std::vector<at::Tensor*> members_;
+  std::map<at::Tensor*, Member> members_;
+  std::int64_t total_ = 0;  // elements of all members
   at::Tensor whole_, part_;
-  std::int64_t part_elements_ = 0;
   std::size_t bytes_ = 0;
   bool here_ = false;
   std::optional<Pending> pending_;
@@ -84,7 +116,6 @@ class Flat {
 
 struct Layer {
   std::array<Flat, 2> flats;  // common, experts
-  std::size_t missing = 0;    // matrices that are not read yet
 };
 
 class ShardedLayers final : public ShardedBase {
@@ -94,26 +125,25 @@ class ShardedLayers final : public ShardedBase {
     for (const auto& decoder_layer : decoder.layers()) {
       auto& layer = layers_.emplace_back();
       layer.flats = {Flat(common), Flat(experts)};
-      const auto add = [&](models::Module& seat, Flat& flat) {
+      const auto add = [&](models::Module& seat, std::size_t flat) {
         for (const auto& parameter : seat.parameters()) {
           if (parameter.shape.size() < 2) continue;
-          flat.add(parameter.value);
-          owner_[parameter.value] = layers_.size() - 1;
-          ++layer.missing;
+          layer.flats[flat].add(parameter);
+          owner_[parameter.value] = {layers_.size() - 1, flat};
         }
       };
-      for (const auto& seat : decoder_layer->slots()) add(*seat.slot, layer.flats[0]);
-      for (const auto& seat : decoder_layer->grouped_slots()) add(*seat.slot, layer.flats[1]);
+      for (const auto& seat : decoder_layer->slots()) add(*seat.slot, 0);
+      for (const auto& seat : decoder_layer->grouped_slots()) add(*seat.slot, 1);
     }
   }
 
-  void loaded(const models::NamedParameter& parameter) override {
+  bool take(const models::NamedParameter& parameter, const models::ReadRows& read) override {
     const auto owner = owner_.find(parameter.value);
-    if (owner == owner_.end()) return;
-    auto& layer = layers_[owner->second];
-    if (--layer.missing > 0) return;
-    for (auto& flat : layer.flats)
-      if (!flat.is_empty()) flat.divide();
+    if (owner == owner_.end()) return false;
+    auto& flat = layers_[owner->second.layer].flats[owner->second.flat];
+    if (flat.is_empty()) return false;
+    flat.take(parameter.value, read);
+    return true;
   }
 
   void acquire(std::int64_t layer, Direction direction) override {
@@ -129,8 +159,11 @@ class ShardedLayers final : public ShardedBase {
   }
 
  private:
+  struct Owner {
+    std::size_t layer, flat;
+  };
   std::vector<Layer> layers_;
-  std::map<const at::Tensor*, std::size_t> owner_;
+  std::map<const at::Tensor*, Owner> owner_;
 };
 
 }  // namespace

@@ -16,9 +16,9 @@ namespace tailor::distributed {
 /// backwards.
 class ShardedBase : public models::LayerResidency {
  public:
-  /// Called by a loader behind each parameter that it has read. Drops a layer's matrices down to
-  /// this rank's part as soon as all of them are there.
-  virtual void loaded(const models::NamedParameter& parameter) = 0;
+  /// A models::TakeParameter: of a matrix that is divided it reads the rows of this rank's part
+  /// alone, all others it leaves to the loader.
+  virtual bool take(const models::NamedParameter& parameter, const models::ReadRows& read) = 0;
 };
 
 /// Before loading and before adapters are seated; the answer is the decoder's residency from now

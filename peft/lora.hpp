@@ -86,6 +86,15 @@ struct Trainable {
   std::vector<std::string> keys;
 };
 
+/// What targets are chosen from.
+struct ModulePaths {
+  std::vector<std::string> linear;  // the model's linear layers in order of its slots, then every
+                                    // projection of every expert; the head where it has a seat
+  std::string head;
+  std::vector<std::string> others;  // embedding, norms, routers: may be named to be left out
+};
+ModulePaths module_paths_of(models::CausalLM& model);
+
 /// The adapter of one model: its linear layers in order of the model's slots, then its grouped
 /// layers in order of theirs, then the routers where they are trained.
 class LoraAdapter {
@@ -93,12 +102,13 @@ class LoraAdapter {
   /// Wraps every slot that the configuration targets; moe_rank and moe_scale become patterns of
   /// config(). Factors are initialised from `seed` and the layer's path, so that they depend on
   /// neither order nor rank count. The model need not be loaded yet: shapes are then those of its
-  /// configuration. Throws ConfigError for a target that matches nothing (naming `place`, that of
-  /// target_modules), for one that means some experts of a layer and not the others, for a rank
-  /// above min(in, out), for dropout on experts, for options of experts on a model that has none,
-  /// and where nothing is left after the exclusions.
+  /// configuration. Where it is one rank's part of a model, `whole` tells of all layers: a target
+  /// may then match none of this part's, which trains nothing. Throws ConfigError for a target that
+  /// matches nothing (naming `place`, that of target_modules), for one that means some experts of a
+  /// layer and not the others, for a rank above min(in, out), for dropout on experts, for options
+  /// of experts on a model that has none, and where nothing is left after the exclusions.
   LoraAdapter(models::CausalLM& model, LoraConfig config, std::uint64_t seed,
-              const std::string& place = "peft.target_modules");
+              const std::string& place = "peft.target_modules", const ModulePaths* whole = nullptr);
 
   const LoraConfig& config() const { return config_; }
   const std::vector<std::shared_ptr<LoraLinear>>& layers() const { return layers_; }
@@ -109,7 +119,7 @@ class LoraAdapter {
   const std::vector<std::shared_ptr<AdaptedRouter>>& routers() const { return routers_; }
   /// Every matrix that is adapted by factors, those of experts one by one.
   std::vector<AdaptedModule> modules() const;
-  /// Every linear layer of the model and every projection of the experts held here, adapted or not,
+  /// Every linear layer of the model, whole, and every projection of its experts, adapted or not,
   /// the head left out.
   const std::vector<std::string>& module_paths() const { return module_paths_; }
   /// A, B of each layer in turn, then the routers' matrices; float32, trainable.

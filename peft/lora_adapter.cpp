@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <string_view>
+#include <unordered_set>
 #include <utility>
 
 #include "peft/lora.hpp"
@@ -62,64 +64,57 @@ Trainable saved(const AdaptedRouter& router, const char* parameter, const at::Te
           .keys = {saved_key(router.path(), parameter)}};
 }
 
-/// What is no linear layer to adapt, but may be named to leave it out: embedding, norms, routers.
-std::vector<std::string> other_modules(models::CausalLM& model, const std::string& head) {
-  std::vector<std::string> out{head};
-  for (const auto& parameter : model.parameters())
-    out.push_back(parameter.name.substr(0, parameter.name.rfind('.')));
-  return out;
-}
-
-/// Not so for a stage of a pipeline.
-bool holds_all_layers(const std::vector<std::string>& paths, std::int64_t num_layers) {
-  const auto last = ".layers." + std::to_string(num_layers - 1) + '.';
-  const auto holds = [&](const std::string& layer) {
-    return std::ranges::any_of(
-        paths, [&](const auto& path) { return path.find(layer) != std::string::npos; });
-  };
-  return holds(".layers.0.") && holds(last);
-}
-
 }  // namespace
 
 std::string factor_key(const std::string& path, char factor) {
   return "base_model.model." + path + ".lora_" + factor + ".weight";
 }
 
+ModulePaths module_paths_of(models::CausalLM& model) {
+  ModulePaths out;
+  out.head = "lm_head";  // no seat of its own where a model ties it to the embedding
+  for (const auto& [name, slot] : model.slots()) {
+    out.linear.push_back(name);
+    if (slot == &model.lm_head()) out.head = name;
+  }
+  for (const auto& slot : model.grouped_slots()) {
+    const auto [first, count] = slot.slot->layer().experts();
+    for (std::int64_t e = 0; e < count; ++e) out.linear.push_back(slot.expert_path(first + e));
+  }
+  out.others.push_back(out.head);
+  for (const auto& parameter : model.parameters())
+    out.others.push_back(parameter.name.substr(0, parameter.name.rfind('.')));
+  return out;
+}
+
 LoraAdapter::LoraAdapter(models::CausalLM& model, LoraConfig config, std::uint64_t seed,
-                         const std::string& place)
+                         const std::string& place, const ModulePaths* whole)
     : dropout_(std::make_shared<const DropoutState*>(nullptr)) {
   const auto slots = model.slots();
   const auto grouped = model.grouped_slots();
   has_experts_ = !grouped.empty();
   // Of the whole model: a stage of a pipeline may hold dense layers alone.
   check_experts(config, has_experts_ || model.shape().num_experts > 0, place);
-  std::string head = "lm_head";  // no seat of its own where a model ties it to the embedding
-  std::vector<std::string> paths;
-  for (const auto& [name, slot] : slots) {
-    paths.push_back(name);
-    if (slot == &model.lm_head()) head = name;
-  }
-  for (const auto& slot : grouped) {
-    const auto [first, count] = slot.slot->layer().experts();
-    for (std::int64_t e = 0; e < count; ++e) paths.push_back(slot.expert_path(first + e));
-  }
-  if (holds_all_layers(paths, model.shape().num_hidden_layers))
-    check_all_used(config, paths, other_modules(model, head), place);
+  const auto held = module_paths_of(model);
+  const auto& all = whole != nullptr ? *whole : held;
+  check_all_used(config, all.linear, all.others, place);
   const auto moe_rank = place_of_key(config, place, "moe_rank");
   config_ = with_expert_ranks(std::move(config), model.shape().num_experts_per_tok, moe_rank);
-  std::vector<bool> targeted(paths.size(), false);
-  for (const auto i : match_targets(config_, paths, head, place)) targeted[i] = true;
+  std::unordered_set<std::string_view> targets;
+  for (const auto i : match_targets(config_, all.linear, all.head, place))
+    targets.insert(all.linear[i]);
+  std::vector<bool> targeted;
+  for (const auto& path : held.linear) targeted.push_back(targets.contains(path));
   for (std::size_t i = 0; i < slots.size(); ++i)
-    if (targeted[i]) seat_linear(*slots[i].slot, paths[i], seed, place);
+    if (targeted[i]) seat_linear(*slots[i].slot, held.linear[i], seed, place);
   auto begin = slots.size();
   for (const auto& slot : grouped) {
     const auto count = static_cast<std::size_t>(slot.slot->layer().experts().count);
     if (all_targeted(targeted, begin, count, slot, place)) seat_grouped(slot, seed, place);
     begin += count;
   }
-  std::erase(paths, head);
-  module_paths_ = std::move(paths);
+  module_paths_ = all.linear;
+  std::erase(module_paths_, all.head);
   if (!config_.train_router) return;
   for (const auto& router : models::routers(model))
     routers_.push_back(std::make_shared<AdaptedRouter>(router));

@@ -54,11 +54,16 @@ std::unique_ptr<CausalLM> make_causal_lm(const std::string& config_json, const s
 std::unique_ptr<CausalLM> load_causal_lm(const Pretrained& pretrained, at::ScalarType dtype,
                                          kernels::Arithmetic arithmetic);
 
+/// Reads `length` rows (dimension 0) from `begin` on of one parameter, of its slice where it has
+/// one, onto the device of the model. None at all have the dtype and the width of a row.
+using ReadRows = std::function<at::Tensor(std::int64_t begin, std::int64_t length)>;
+/// Fills one parameter's value for who holds fewer rows of it; false: it is to be read whole.
+using TakeParameter = std::function<bool(const NamedParameter&, const ReadRows&)>;
+
 /// Reads every parameter of a model that is made, and was perhaps cut into parts, but is not
-/// loaded, and brings it to `device`. `loaded` hears of each as it is there.
+/// loaded, and brings it to `device`. `take`, where there is one, is offered each first.
 void load_parameters(CausalLM& model, const Pretrained& pretrained, at::ScalarType dtype,
-                     kernels::Arithmetic arithmetic,
-                     const std::function<void(const NamedParameter&)>& loaded = {},
+                     kernels::Arithmetic arithmetic, const TakeParameter& take = {},
                      at::Device device = at::kCPU);
 
 }  // namespace tailor::models

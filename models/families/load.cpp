@@ -1,3 +1,4 @@
+#include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 
 #include <map>
@@ -56,6 +57,32 @@ void check_tensors(const std::vector<NamedParameter>& parameters, const Pretrain
   if (count > 0) throw FileError(problems);
 }
 
+/// What is held here of the parameter.
+at::Tensor read_held(const TensorSource& tensors, const NamedParameter& parameter,
+                     at::ScalarType dtype) {
+  const auto& slice = parameter.slice;
+  if (!slice) return tensors.read(parameter.name, dtype);
+  return tensors.read_slice(parameter.name, dtype, slice->dim, slice->begin, slice->length);
+}
+
+/// Rows of that.
+at::Tensor read_rows(const TensorSource& tensors, const NamedParameter& parameter,
+                     at::ScalarType dtype, std::int64_t begin, std::int64_t length) {
+  const auto& slice = parameter.slice;
+  if (length == 0) {
+    auto shape = parameter.shape;
+    if (slice) shape[static_cast<std::size_t>(slice->dim)] = slice->length;
+    shape.front() = 0;
+    return at::empty(shape, dtype);
+  }
+  const bool other_dim = slice && slice->dim != 0;
+  if (slice && !other_dim) begin += slice->begin;
+  if (!other_dim) return tensors.read_slice(parameter.name, dtype, 0, begin, length);
+  return tensors.read_part(parameter.name, dtype,
+                           {{.dim = 0, .begin = begin, .length = length},
+                            {.dim = slice->dim, .begin = slice->begin, .length = slice->length}});
+}
+
 }  // namespace
 
 std::unique_ptr<CausalLM> make_causal_lm(const std::string& config_json, const std::string& file) {
@@ -86,19 +113,16 @@ std::unique_ptr<CausalLM> load_causal_lm(const Pretrained& pretrained, at::Scala
 }
 
 void load_parameters(CausalLM& model, const Pretrained& pretrained, at::ScalarType dtype,
-                     kernels::Arithmetic arithmetic,
-                     const std::function<void(const NamedParameter&)>& loaded, at::Device device) {
+                     kernels::Arithmetic arithmetic, const TakeParameter& take, at::Device device) {
   const auto parameters = model.parameters();
   check_tensors(parameters, pretrained);
   for (const auto& parameter : parameters) {
-    const auto& tensors = *pretrained.tensors;
-    const auto& slice = parameter.slice;
     const auto read_as = parameter.dtype.value_or(dtype);
-    const auto value =
-        slice ? tensors.read_slice(parameter.name, read_as, slice->dim, slice->begin, slice->length)
-              : tensors.read(parameter.name, read_as);
-    *parameter.value = value.to(device);
-    if (loaded) loaded(parameter);
+    const ReadRows rows = [&](std::int64_t begin, std::int64_t length) {
+      return read_rows(*pretrained.tensors, parameter, read_as, begin, length).to(device);
+    };
+    if (take && take(parameter, rows)) continue;
+    *parameter.value = read_held(*pretrained.tensors, parameter, read_as).to(device);
   }
   model.finish_loading(arithmetic);
 }

@@ -87,6 +87,44 @@ models::Pretrained pretrained(const std::string& config) {
   return out;
 }
 
+/// Linear layers' and experts' matrices.
+bool is_divided(const std::string& name) { return name.find("_proj.weight") != std::string::npos; }
+
+std::int64_t numel_of(const models::TensorEntry& entry) {
+  std::int64_t out = 1;
+  for (const auto extent : entry.shape) out *= extent;
+  return out;
+}
+
+/// Counts what is asked for of the matrices that ranks divide.
+class CountedWeights final : public models::TensorSource {
+ public:
+  explicit CountedWeights(std::shared_ptr<const models::TensorSource> inner)
+      : inner_(std::move(inner)) {}
+  const std::vector<models::TensorEntry>& entries() const override { return inner_->entries(); }
+  bool contains(const std::string& name) const override { return inner_->contains(name); }
+  at::Tensor read(const std::string& name, at::ScalarType dtype) const override {
+    return counted(name, inner_->read(name, dtype));
+  }
+  at::Tensor read_slice(const std::string& name, at::ScalarType dtype, std::int64_t dim,
+                        std::int64_t begin, std::int64_t length) const override {
+    return counted(name, inner_->read_slice(name, dtype, dim, begin, length));
+  }
+  at::Tensor read_part(const std::string& name, at::ScalarType dtype,
+                       const std::vector<models::TensorRange>& ranges) const override {
+    return counted(name, inner_->read_part(name, dtype, ranges));
+  }
+  std::int64_t elements() const { return elements_; }
+
+ private:
+  at::Tensor counted(const std::string& name, at::Tensor value) const {
+    if (is_divided(name)) elements_ += value.numel();
+    return value;
+  }
+  std::shared_ptr<const models::TensorSource> inner_;
+  mutable std::int64_t elements_ = 0;
+};
+
 /// Documents of uneven lengths, so that ranks have unequal work.
 std::vector<Example> documents() {
   std::vector<Example> out;
@@ -104,8 +142,9 @@ std::vector<Example> documents() {
 struct Curve {
   std::vector<double> losses, norms;
   std::vector<std::int64_t> correct;
-  std::vector<double> balance;  // what is told of routers, step by step
-  NamedTensors adapter;         // of rank 0, correction biases too
+  std::vector<double> balance;       // what is told of routers, step by step
+  NamedTensors adapter;              // of rank 0, correction biases too
+  std::vector<std::string> targets;  // likewise: what its file calls target_modules
 };
 
 struct Job {
@@ -152,9 +191,10 @@ Curve train(const Job& job, const std::vector<Example>& examples, Group& world,
   const auto mesh = distributed::make_mesh(world, sizes);
   const auto base = pretrained(job.config);
   auto model = models::make_causal_lm(base.config_json, base.config_file);
-  const auto loaded = spread_model(*model, mesh);
-  models::load_parameters(*model, base, at::kFloat, models::kernels::Arithmetic::Float32, loaded);
-  peft::LoraAdapter adapter(*model, job.lora, /*seed=*/3);
+  const auto whole = peft::module_paths_of(*model);
+  const auto take = spread_model(*model, mesh);
+  models::load_parameters(*model, base, at::kFloat, models::kernels::Arithmetic::Float32, take);
+  peft::LoraAdapter adapter(*model, job.lora, /*seed=*/3, "peft.target_modules", &whole);
 
   const auto trainables = ordered_trainables(adapter);
   FlatParameters::Named named;
@@ -200,6 +240,7 @@ Curve train(const Job& job, const std::vector<Example>& examples, Group& world,
   const auto files = gather_adapter(adapter, "", world, mesh);
   curve.adapter.assign(files.factors.begin(), files.factors.end());
   curve.adapter.insert(curve.adapter.end(), files.saved.begin(), files.saved.end());
+  curve.targets = files.listed_targets;
   return curve;
 }
 
@@ -228,6 +269,7 @@ void check_layouts(const Job& job, const std::vector<MeshSizes>& layouts) {
       CHECK(curve.correct == alone.correct);
       CHECK(largest_difference(curve.balance, alone.balance) < 10 * kRelative);
     }
+    CHECK(curves[0].targets == alone.targets);
     REQUIRE(curves[0].adapter.size() == alone.adapter.size());
     for (std::size_t i = 0; i < alone.adapter.size(); ++i) {
       CHECK(curves[0].adapter[i].first == alone.adapter[i].first);
@@ -300,6 +342,18 @@ TEST_CASE("what experts drop is alike on every layout") {
   check_layouts(capacity_job(kDeepSeek), {{.ep = 2}});
 }
 
+TEST_CASE("targets may lie on some stages of a pipeline alone") {
+  auto few = job(kDense);
+  few.lora.target_modules = {R"(model\.layers\.[23]\..*_proj)"};
+  check_layouts(few, {{.pp = 2}, {.pp = 4}, {.dp = 2, .pp = 2}, {.dp = 2, .dp_shard = 2}});
+  auto experts = job(kDeepSeek);  // whose first layer is dense
+  experts.lora.target_modules = {R"(.*\.mlp\.experts\..*)"};
+  check_layouts(experts, {{.pp = 4}, {.ep = 2}});
+  auto all_but_one = job(kDense);  // on the last stage
+  all_but_one.lora.exclude_modules = {"layers.3.self_attn.q_proj"};
+  check_layouts(all_but_one, {{.pp = 2}});
+}
+
 TEST_CASE("balance within a micro-batch does not depend on ranks that see the same one") {
   check_layouts(router_job(kQwen3Moe, BalanceScope::MicroBatch),
                 {{.tp = 2}, {.pp = 2}, {.tp = 2, .pp = 2}});
@@ -329,15 +383,40 @@ TEST_CASE("a layout that the model does not have the parts for is refused by set
         "pipeline_parallel_size 5: expected at most one stage a layer, the model has 4");
 }
 
+TEST_CASE("ranks that divide the base read their parts of its matrices alone") {
+  const auto* config = GENERATE(kDense, kQwen3Moe);
+  for (const auto& sizes : {MeshSizes{.dp = 4, .dp_shard = 4}, {.dp = 2, .tp = 2, .dp_shard = 2}}) {
+    const auto read = distributed::on_ranks(4, [&](Group& world) {
+      const auto mesh = distributed::make_mesh(world, sizes);
+      auto files = pretrained(config);
+      const auto model = models::make_causal_lm(files.config_json, files.config_file);
+      const auto take = spread_model(*model, mesh);
+      auto weights = std::make_shared<CountedWeights>(files.tensors);
+      files.tensors = weights;
+      models::load_parameters(*model, files, at::kFloat, models::kernels::Arithmetic::Float32,
+                              take);
+      std::int64_t all = 0;
+      for (const auto& entry : files.tensors->entries())
+        if (is_divided(entry.name)) all += numel_of(entry);
+      return std::pair(weights->elements(), all);
+    });
+    std::int64_t total = 0;
+    for (const auto& [elements, all] : read) {
+      CHECK(elements < all / 4 + all / 16);  // whole rows
+      total += elements;
+    }
+    CHECK(total >= read[0].second);
+  }
+}
+
 TEST_CASE(
     "a divided base is in memory for the layer that is computed alone, and a part of it else") {
   const auto held = distributed::on_ranks(2, [&](Group& world) {
     const auto mesh = distributed::make_mesh(world, {.dp = 2, .dp_shard = 2});
     const auto files = pretrained(kDense);
     const auto model = models::make_causal_lm(files.config_json, files.config_file);
-    const auto loaded = spread_model(*model, mesh);
-    models::load_parameters(*model, files, at::kFloat, models::kernels::Arithmetic::Float32,
-                            loaded);
+    const auto take = spread_model(*model, mesh);
+    models::load_parameters(*model, files, at::kFloat, models::kernels::Arithmetic::Float32, take);
     const auto layer_bytes = [&] {
       std::size_t bytes = 0;
       for (const auto& seat : model->decoder()->slots())

@@ -69,4 +69,12 @@ TEST_CASE("a lora_B that moves passes for good") {
   CHECK(adapter.counts.moving_steps == kStepsUntilLoraBMoves);
 }
 
+TEST_CASE("a stage that has no lora_B is not stuck") {
+  FlatParameters nothing(FlatParameters::Named{});
+  AdamW optimizer(nothing, {});
+  GuardCounts counts;
+  for (std::int64_t step = 1; step <= 12; ++step)
+    CHECK_NOTHROW(check_lora_B(step, 0.1, nothing, optimizer, counts));
+}
+
 }  // namespace tailor::trainer

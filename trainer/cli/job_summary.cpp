@@ -18,10 +18,11 @@ std::string class_of(const std::string& parameter) {
 }  // namespace
 
 std::unique_ptr<peft::LoraAdapter> seat_new_adapter(models::CausalLM& model,
-                                                    const RunConfig& config) {
+                                                    const RunConfig& config,
+                                                    const peft::ModulePaths* whole) {
   if (!config.peft) throw configs::ConfigError("peft: missing; this program trains adapters");
   return std::make_unique<peft::LoraAdapter>(model, *config.peft, config.train.seed,
-                                             config.target_modules_place);
+                                             config.target_modules_place, whole);
 }
 
 void check_router(const RunConfig& config, models::CausalLM& model,

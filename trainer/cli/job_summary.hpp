@@ -11,10 +11,12 @@
 
 namespace tailor::trainer::cli {
 
-/// The configured adapter in a model, loaded or not; factors from the seed. Throws ConfigError with
-/// the place of peft.target_modules where a target matches nothing.
+/// The configured adapter in a model, loaded or not; factors from the seed. `whole`: where the
+/// model is one rank's part. Throws ConfigError with the place of peft.target_modules where a
+/// target matches nothing.
 std::unique_ptr<peft::LoraAdapter> seat_new_adapter(models::CausalLM& model,
-                                                    const RunConfig& config);
+                                                    const RunConfig& config,
+                                                    const peft::ModulePaths* whole = nullptr);
 
 /// Refuses what the job asks of routers that this model, which is whole and has its adapter, does
 /// not have. Throws ConfigError.

@@ -108,11 +108,10 @@ std::unique_ptr<models::CausalLM> load_weights(const models::Pretrained& pretrai
 }
 
 void load_weights_into(models::CausalLM& model, const models::Pretrained& pretrained,
-                       const Precision& precision,
-                       const std::function<void(const models::NamedParameter&)>& loaded) {
+                       const Precision& precision, const models::TakeParameter& take) {
   // Weights that come and go are widened as they are used.
-  models::kernels::set_widened_budget_bytes(loaded ? 0 : kWidenedBudgetBytes);
-  models::load_parameters(model, pretrained, precision.stored, precision.arithmetic, loaded,
+  models::kernels::set_widened_budget_bytes(take ? 0 : kWidenedBudgetBytes);
+  models::load_parameters(model, pretrained, precision.stored, precision.arithmetic, take,
                           precision.device);
 }
 

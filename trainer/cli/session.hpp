@@ -51,8 +51,7 @@ std::unique_ptr<models::CausalLM> load_weights(const models::Pretrained& pretrai
                                                const Precision& precision);
 /// The same into a model that is made and was perhaps cut into parts.
 void load_weights_into(models::CausalLM& model, const models::Pretrained& pretrained,
-                       const Precision& precision,
-                       const std::function<void(const models::NamedParameter&)>& loaded = {});
+                       const Precision& precision, const models::TakeParameter& take = {});
 /// Says on stderr where the files hold tensors that the whole `model` has no place for.
 void warn_of_unused(models::CausalLM& model, const models::Pretrained& pretrained);
 

@@ -187,6 +187,7 @@ class TrainCommand {
       const auto shell = models::make_causal_lm(pretrained_.config_json, pretrained_.config_file);
       log_info("model: " + describe_model(*shell, pretrained_, precision_));
       warn_of_unused(*shell, pretrained_);
+      module_paths_ = peft::module_paths_of(*shell);
       const auto adapter = seat_new_adapter(*shell, config_);
       check_router(config_, *shell, *adapter);
       log_info("adapter: " + describe_adapter(*adapter));
@@ -220,11 +221,11 @@ class TrainCommand {
   }
 
   /// The model, without weights, as this rank holds it.
-  std::unique_ptr<models::CausalLM> make_part(LoadedParameter* loaded = nullptr) const {
+  std::unique_ptr<models::CausalLM> make_part(models::TakeParameter* take = nullptr) const {
     auto model = models::make_causal_lm(pretrained_.config_json, pretrained_.config_file);
     try {
-      auto tell = spread_model(*model, mesh_);
-      if (loaded != nullptr) *loaded = std::move(tell);
+      auto part = spread_model(*model, mesh_);
+      if (take != nullptr) *take = std::move(part);
     } catch (const ConfigError& error) {
       throw ConfigError(config_.parallel.place + "." + error.what());
     }
@@ -241,10 +242,10 @@ class TrainCommand {
 
   void load() {
     log_info(task_->sample(/*max_characters=*/600));
-    LoadedParameter loaded;
-    model_ = make_part(&loaded);
-    load_weights_into(*model_, pretrained_, precision_, loaded);
-    adapter_ = seat_new_adapter(*model_, config_);
+    models::TakeParameter take;
+    model_ = make_part(&take);
+    load_weights_into(*model_, pretrained_, precision_, take);
+    adapter_ = seat_new_adapter(*model_, config_, &module_paths_);
     if (checkpoint_) {
       scatter_adapter(checkpoint_->adapter, *adapter_);
       log_info("resuming behind step " + std::to_string(checkpoint_->state.step) + " of " +
@@ -350,6 +351,7 @@ class TrainCommand {
   std::optional<RunDirectory> directory_;  // of rank 0
   Precision precision_;
   models::Pretrained pretrained_;
+  peft::ModulePaths module_paths_;  // of the whole model
   std::unique_ptr<JobTask> task_;
   std::map<std::string, std::string> fingerprints_;
   std::optional<Checkpoint> checkpoint_;  // until the loop takes it over

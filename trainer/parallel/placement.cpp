@@ -195,10 +195,8 @@ peft::AdapterFiles gather_adapter(const peft::LoraAdapter& adapter, const std::s
     files.factors.emplace(kPrefix + name, std::move(value));
   }
   if (world.rank() != 0) return files;
-  auto all = adapted;  // and what is held here and not adapted
-  all.insert(adapter.module_paths().begin(), adapter.module_paths().end());
   files.listed_targets =
-      peft::explicit_targets({adapted.begin(), adapted.end()}, {all.begin(), all.end()});
+      peft::explicit_targets({adapted.begin(), adapted.end()}, adapter.module_paths());
   return files;
 }
 

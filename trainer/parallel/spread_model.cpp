@@ -33,7 +33,7 @@ void divide_experts(models::MoeBlock& block, const distributed::Mesh& mesh) {
 
 }  // namespace
 
-LoadedParameter spread_model(models::CausalLM& model, const distributed::Mesh& mesh) {
+models::TakeParameter spread_model(models::CausalLM& model, const distributed::Mesh& mesh) {
   if (mesh.sizes.pp > 1)
     model.keep_stage(stage_of(model.shape().num_hidden_layers, mesh.place.pp, mesh.sizes.pp));
   distributed::cut_for_tensor_parallel(model, mesh.place.tp, mesh.sizes.tp);
@@ -48,7 +48,9 @@ LoadedParameter spread_model(models::CausalLM& model, const distributed::Mesh& m
                                model.shape().model_type + " has no experts; leave it at 1");
   if (mesh.sizes.dp_shard == 1) return {};
   const auto base = distributed::shard_base(model, mesh.dp_shard, mesh.expert_shard);
-  return [base](const models::NamedParameter& parameter) { base->loaded(parameter); };
+  return [base](const models::NamedParameter& parameter, const models::ReadRows& read) {
+    return base->take(parameter, read);
+  };
 }
 
 VocabularyPart vocabulary_part(models::CausalLM& model, const distributed::Mesh& mesh) {

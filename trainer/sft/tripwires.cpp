@@ -9,11 +9,15 @@
 namespace tailor::trainer {
 namespace {
 
+/// Not so where there is none: a stage of a pipeline may have no adapted layer.
 bool all_lora_B_zero(const FlatParameters& trainable, const at::Tensor& flat) {
-  for (const auto& [name, view] : trainable.views(flat))
-    if (name.find("lora_B") != std::string::npos && view.count_nonzero().item<std::int64_t>() > 0)
-      return false;
-  return true;
+  bool any = false;
+  for (const auto& [name, view] : trainable.views(flat)) {
+    if (name.find("lora_B") == std::string::npos) continue;
+    if (view.count_nonzero().item<std::int64_t>() > 0) return false;
+    any = true;
+  }
+  return any;
 }
 
 }  // namespace
