@@ -8,8 +8,9 @@ namespace tailor::models::kernels {
 
 /// Row-major products with float32 results over raw memory, for kernels that are themselves
 /// parallel: inside a parallel region each runs on the calling thread. They are libtorch's own BLAS
-/// (MKL), which exports the Fortran symbols, or tiled_gemm() where prefers_tiled_gemm(). T is float
-/// or c10::BFloat16; lda, ldb and ldc are the distances of two rows in elements.
+/// (MKL), which exports the Fortran symbols, or tiled_gemm() where prefers_tiled_gemm(), of widened
+/// copies where T, which is float or c10::BFloat16, is the latter. lda, ldb and ldc are the
+/// distances of two rows in elements.
 
 /// C (m, n) = alpha A (m, k) B (n, k)^T + beta C.
 template <class T>

@@ -13,6 +13,8 @@
 #include <vector>
 
 #include "models/kernels/add_product.hpp"
+#include "models/kernels/arithmetic.hpp"
+#include "models/kernels/small_gemm.hpp"
 #include "models/kernels/tiled_gemm.hpp"
 #include "models/kernels/weight.hpp"
 
@@ -119,6 +121,33 @@ TEST_CASE("a tiled product has the same bits on one thread, on several, and amon
     for (auto i = begin; i < end; ++i) multiply(c + i * m * n);
   });
   for (std::int64_t i = 0; i < 4; ++i) CHECK(at::equal(four.select(0, i), one));
+}
+
+TEMPLATE_TEST_CASE("products over raw memory equal exact ones, whoever multiplies", "[models]",
+                   float, c10::BFloat16) {
+  at::manual_seed(3);
+  const bool prefers = GENERATE(false, true);
+  if (!prefers && sizeof(TestType) == 2 && !has_bf16_products()) return;  // nobody asks for them
+  const Preference preference(prefers);
+  const std::int64_t m = GENERATE(1, 70), k = GENERATE(5, 300), n = GENERATE(3, 1500);
+  const auto rows = [](std::int64_t count, std::int64_t size) {  // with gaps between them
+    return at::randn({count, size + 3}).to(c10::CppTypeToScalarType<TestType>::value);
+  };
+  const auto a = rows(m, k), at = rows(k, m), b = rows(k, n), bt = rows(n, k);
+  const auto of = [](const at::Tensor& x) { return x.narrow(1, 0, x.size(1) - 3); };
+  const auto data = [](const at::Tensor& x) { return x.const_data_ptr<TestType>(); };
+  auto whole = at::full({m, n + 2}, 1.0F);
+  auto c = whole.narrow(1, 0, n);
+  auto* const out = c.mutable_data_ptr<float>();
+
+  gemm_nt(m, n, k, 0.5F, data(a), k + 3, data(bt), k + 3, 2.0F, out, n + 2);
+  CHECK(close(c, exact(of(a), of(bt).t()) * 0.5 + 2.0));
+  c.fill_(kNaN);  // must not be read
+  gemm_nn(m, n, k, 1.0F, data(a), k + 3, data(b), n + 3, 0.0F, out, n + 2);
+  CHECK(close(c, exact(of(a), of(b))));
+  gemm_tn(m, n, k, 1.0F, data(at), m + 3, data(b), n + 3, 0.0F, out, n + 2);
+  CHECK(close(c, exact(of(at).t(), of(b))));
+  CHECK(whole.narrow(1, n, 2).eq(1.0F).all().item<bool>());
 }
 
 TEST_CASE("products of tensors and weights do not depend on who multiplies", "[models]") {
