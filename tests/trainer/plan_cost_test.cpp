@@ -68,12 +68,38 @@ TEST_CASE("checkpointing keeps a layer's input and pays one more forward") {
         Approx(kept.compute_s + 12 * kept.stages[0].share.forward_s).epsilon(1e-9));
 }
 
-TEST_CASE("a sharded base is cut by its shards, and two layers are whole") {
-  const auto whole = of({.dp = 4}), cut = of({.dp = 4, .dp_shard = 4});
-  CHECK(cut.memory().weights == Approx(whole.memory().weights / 4));
-  const auto layer = layer_share(tiny_moe(), kAdapter, kFree, kWork, {}, 0).weights();
-  CHECK(cut.memory().gathered == 2.0 * 2.0 * static_cast<double>(layer));
-  CHECK(cut.memory().adapter == whole.memory().adapter);
+TEST_CASE("a sharded base divides the matrices of its layers, two of which are gathered") {
+  const auto counts = count(tiny_moe());
+  const double whole =
+      static_cast<double>(counts.embedding + counts.head + counts.norms + counts.routers);
+  const double attention = static_cast<double>(counts.attention);
+  const double experts = static_cast<double>(counts.routed_experts);
+  const auto four = of({.dp = 4, .dp_shard = 4});
+  CHECK(four.memory().weights == 2.0 * (whole + (attention + experts) / 4));
+  CHECK(four.memory().gathered == 2.0 * 2 * (attention + experts) / 8);
+  CHECK(four.memory().adapter == of({.dp = 4}).memory().adapter);
+  // Every rank has experts of its own: nobody has their matrices in common with it.
+  const auto own = of({.ep = 4, .dp_shard = 4});
+  CHECK(own.memory().weights == 2.0 * (whole + (attention + experts) / 4));
+  CHECK(own.memory().gathered == 2.0 * 2 * attention / 8);
+  // Half of them are on two ranks each.
+  const auto both = of({.ep = 2, .dp = 2, .dp_shard = 4});
+  CHECK(both.memory().weights == 2.0 * (whole + attention / 4 + experts / 2 / 2));
+  CHECK(both.memory().gathered == 2.0 * 2 * (attention + experts / 2) / 8);
+}
+
+TEST_CASE("gathered are neighbours, of a stage what it has") {
+  auto a = tiny_moe();
+  for (std::size_t i = 1; i < a.sparse.size(); i += 2) a.sparse[i] = false;
+  a.intermediate_size = 192;
+  const double attention = static_cast<double>(count(a).attention) / 8;
+  const double sparse = attention + 16 * 3 * 64 * 48, dense = attention + 3 * 64 * 192;
+  const Layout four{.dp = 4, .dp_shard = 4};
+  CHECK(cost(a, kAdapter, kFree, kWork, four).memory().gathered == 2.0 * (sparse + dense));
+  const Layout single{.pp = 8, .dp = 4, .dp_shard = 4};  // one layer a stage
+  const auto found = cost(a, kAdapter, kFree, kWork, single);
+  CHECK(found.stages[0].memory.gathered == 2.0 * sparse);
+  CHECK(found.stages[1].memory.gathered == 2.0 * dense);
 }
 
 TEST_CASE("gathering costs only what computing does not hide") {

@@ -45,6 +45,23 @@ TEST_CASE("the ranks of tensor parallelism hold what is cut once and what is who
   }
 }
 
+TEST_CASE("all but the matrices of layers stays whole where the base is sharded") {
+  auto a = tiny_moe();
+  a.qkv_bias = true;
+  a.shared_expert_width = 48;
+  a.shared_expert_gate = true;
+  for (const std::int64_t tp : {1, 2}) {
+    const Layout layout{.tp = tp};
+    const auto share = of_all_stages(a, {.r = 4}, layout);
+    const std::int64_t biases = 8 * (128 + 64 + 64), routers = 8 * 16 * 64;
+    CHECK(share.whole_weights == (2 * 128 * 64 + biases) / tp + routers + count(a).norms);
+    const std::int64_t attention = count(a).attention - biases, gates = 8 * 64;
+    CHECK(share.divided_weights() == (attention + count(a).shared_experts) / tp + gates);
+    CHECK(embedding_share(a, layout).divided_weights() == 0);
+    CHECK(head_share(a, {.r = 4}, {}, {}, layout).divided_weights() == 0);
+  }
+}
+
 TEST_CASE("a token costs two FLOP a weight it meets forward, and the attention scores") {
   auto a = tiny_moe();
   const AdapterSpec adapter{.r = 4, .target_modules = {"o_proj"}};

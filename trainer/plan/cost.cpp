@@ -10,29 +10,31 @@ namespace {
 /// Rank-local sizes of a stage: all of it, and what decides the peak.
 struct StageSizes {
   Share all;
-  double largest_two = 0.0;    // weights of the largest layer (or embedding, head) and the next
-  double largest_saved = 0.0;  // of a layer, a token
+  double largest_gathered = 0.0;  // of a layer and the next
+  double largest_saved = 0.0;     // of a layer, a token
 };
+
+/// What a layer lacks until it is gathered.
+double gathered_weights(const Share& layer, const Layout& layout) {
+  return static_cast<double>((layout.dp_shard > 1 ? layer.divided_weights() : 0) +
+                             (layout.expert_shard() > 1 ? layer.expert_weights : 0));
+}
 
 StageSizes stage_sizes(const Architecture& a, const AdapterSpec& adapter,
                        const ClusterSpec& cluster, const Workload& workload, const Layout& layout,
                        const Stage& stage) {
   StageSizes out;
-  std::vector<std::int64_t> weights;
-  const auto add = [&](const Share& share) {
-    out.all += share;
-    weights.push_back(share.weights());
-  };
-  if (stage.has_embedding) add(embedding_share(a, layout));
+  if (stage.has_embedding) out.all += embedding_share(a, layout);
+  double before = 0.0;
   for (auto layer = stage.first; layer < stage.last; ++layer) {
     const auto share = layer_share(a, adapter, cluster, workload, layout, layer);
-    add(share);
+    out.all += share;
     out.largest_saved = std::max(out.largest_saved, share.saved_values);
+    const double gathered = gathered_weights(share, layout);
+    out.largest_gathered = std::max(out.largest_gathered, before + gathered);
+    before = gathered;
   }
-  if (stage.has_head) add(head_share(a, adapter, cluster, workload, layout));
-  std::sort(weights.rbegin(), weights.rend());
-  for (std::size_t i = 0; i < std::min<std::size_t>(2, weights.size()); ++i)
-    out.largest_two += static_cast<double>(weights[i]);
+  if (stage.has_head) out.all += head_share(a, adapter, cluster, workload, layout);
   return out;
 }
 
@@ -53,9 +55,10 @@ RankMemory stage_memory(const Architecture& a, const StageSizes& sizes, const Cl
   RankMemory out;
   out.weights =
       value *
-      (static_cast<double>(sizes.all.dense_weights) / static_cast<double>(layout.dp_shard) +
+      (static_cast<double>(sizes.all.whole_weights) +
+       static_cast<double>(sizes.all.divided_weights()) / static_cast<double>(layout.dp_shard) +
        static_cast<double>(sizes.all.expert_weights) / static_cast<double>(layout.expert_shard()));
-  if (layout.dp_shard > 1) out.gathered = value * sizes.largest_two;
+  out.gathered = value * sizes.largest_gathered;
   out.adapter = kAdapterBytes * static_cast<double>(sizes.all.adapter_values());
   out.activations = value * tokens * (kept + sizes.largest_saved);
   if (stage.has_head) {

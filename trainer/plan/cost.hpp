@@ -11,7 +11,7 @@ namespace tailor::trainer::plan {
 /// Bytes on one GPU at the peak of a step.
 struct RankMemory {
   double weights = 0.0;      // its part of the frozen base
-  double gathered = 0.0;     // dp_shard: the two largest layers, the one in use and the next
+  double gathered = 0.0;     // dp_shard: what is divided of the layer in use and of the next
   double adapter = 0.0;      // float32: values, gradients and two moments
   double activations = 0.0;  // of all micro-batches in flight, and the gradients of one layer
   double logits = 0.0;       // a chunk of them in float32 and their gradients

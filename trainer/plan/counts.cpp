@@ -104,8 +104,8 @@ LayerExtras layer_extras(const Architecture& a, std::int64_t layer) {
     out.norms += (a.num_attention_heads + a.num_key_value_heads) * a.head_dim;
   out.norms += a.q_lora_rank + a.kv_lora_rank;  // one norm each, where they are
   if (is_sparse(a, layer)) {
-    out.router = a.num_experts * a.hidden_size + (a.router_bias ? a.num_experts : 0) +
-                 (a.shared_expert_gate ? a.hidden_size : 0);
+    out.router = a.num_experts * a.hidden_size + (a.router_bias ? a.num_experts : 0);
+    out.shared_gate = a.shared_expert_gate ? a.hidden_size : 0;
   }
   return out;
 }
@@ -146,7 +146,7 @@ ArchitectureCounts count(const Architecture& a) {
     }
     const auto extras = layer_extras(a, layer);
     out.norms += extras.norms;
-    out.routers += extras.router;
+    out.routers += extras.router + extras.shared_gate;
   }
   return out;
 }

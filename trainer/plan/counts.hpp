@@ -25,7 +25,8 @@ std::vector<Projection> projections(const Architecture& architecture, std::int64
 
 /// What a decoder layer holds besides projections; none of it is cut by tensor parallelism.
 struct LayerExtras {
-  std::int64_t norms = 0, router = 0;  // the router with its bias and the shared expert's gate
+  std::int64_t norms = 0, router = 0;  // the router with its bias
+  std::int64_t shared_gate = 0;        // the shared expert's: a matrix of one row
 };
 LayerExtras layer_extras(const Architecture& architecture, std::int64_t layer);
 

@@ -32,9 +32,10 @@ struct Workload {
 };
 
 /// The mesh: rank = ((pp_index * dp + dp_index) * ep + ep_index) * tp + tp_index. The dp * ep ranks
-/// of a stage have different data; tp ranks share theirs. The frozen base is cut into dp_shard
-/// parts over consecutive ranks of dp * ep: a stage's dense weights over dp_shard of them, an
-/// expert, which lives on dp ranks, over dp_shard / ep where that is more than one.
+/// of a stage have different data; tp ranks share theirs. Matrices of the frozen layers are divided
+/// over consecutive ranks of dp * ep: dense ones over dp_shard of them, those of an expert, which
+/// lives on dp ranks, over dp_shard / ep where that is more than one. Embedding, head, norms,
+/// routers and biases stay whole.
 struct Layout {
   std::int64_t tp = 1, ep = 1, pp = 1, dp = 1, dp_shard = 1;
 

@@ -20,6 +20,7 @@ void add_weights(const Projection& p, const Layout& layout, Share& out) {
   const auto bias = p.bias ? (p.split == Split::Column ? p.out / parts : p.out) : 0;
   const auto values = (p.in * p.out / parts + bias) * local_copies(p, layout);
   (p.part == Part::RoutedExperts ? out.expert_weights : out.dense_weights) += values;
+  out.whole_weights += bias;
 }
 
 /// Column: A whole, B cut by rows. Row: A cut by columns, B whole.
@@ -104,6 +105,7 @@ double saved_values(const Architecture& a, const Workload& workload, const Layou
 Share& Share::operator+=(const Share& other) {
   dense_weights += other.dense_weights;
   expert_weights += other.expert_weights;
+  whole_weights += other.whole_weights;
   adapter += other.adapter;
   expert_adapter += other.expert_adapter;
   adapter_whole_over_tp += other.adapter_whole_over_tp;
@@ -130,8 +132,9 @@ Share layer_share(const Architecture& a, const AdapterSpec& adapter, const Clust
     out.saved_values += rows * static_cast<double>(f.a > 0 ? f.rank : 0);
   }
   const auto extras = layer_extras(a, layer);
-  out.dense_weights += extras.norms + extras.router;
-  const double router = 2.0 * static_cast<double>(extras.router);
+  out.dense_weights += extras.norms + extras.router + extras.shared_gate;
+  out.whole_weights += extras.norms + extras.router;
+  const double router = 2.0 * static_cast<double>(extras.router + extras.shared_gate);
   const double scores = static_cast<double>(a.num_attention_heads) /
                         static_cast<double>(layout.tp) *
                         static_cast<double>(a.query_key_dim() + a.value_dim()) *
@@ -149,6 +152,7 @@ Share layer_share(const Architecture& a, const AdapterSpec& adapter, const Clust
 Share embedding_share(const Architecture& a, const Layout& layout) {
   Share out;
   out.dense_weights = a.vocab_size * a.hidden_size / layout.tp;
+  out.whole_weights = out.dense_weights;
   return out;
 }
 
@@ -165,6 +169,7 @@ Share head_share(const Architecture& a, const AdapterSpec& adapter, const Cluste
   if (f.a > 0) add_adapter(head, f, layout, out);
   add_products(head, f, 1.0, layout, {cluster, workload}, out);
   out.dense_weights += a.hidden_size;  // the last norm
+  out.whole_weights = out.dense_weights;
   out.saved_values = 2.0 * static_cast<double>(a.hidden_size);
   return out;
 }

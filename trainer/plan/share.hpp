@@ -8,9 +8,11 @@
 namespace tailor::trainer::plan {
 
 /// What one rank holds of a decoder layer, or of embedding or head, and does for it. Numbers of
-/// values, not bytes; before the base is cut by dp_shard.
+/// values, not bytes; before the base is divided over dp_shard.
 struct Share {
   std::int64_t dense_weights = 0, expert_weights = 0;
+  // Of dense_weights: what is no matrix of a layer's linear parts, which alone dp_shard divides.
+  std::int64_t whole_weights = 0;
   // Adapter values by the ranks that sum their gradients: dp * ep, or dp (factors of experts that
   // live on this rank alone among ep). Some of them are whole on every tp rank.
   std::int64_t adapter = 0, expert_adapter = 0, adapter_whole_over_tp = 0;
@@ -22,6 +24,7 @@ struct Share {
 
   Share& operator+=(const Share& other);
   std::int64_t weights() const { return dense_weights + expert_weights; }
+  std::int64_t divided_weights() const { return dense_weights - whole_weights; }  // over dp_shard
   std::int64_t adapter_values() const { return adapter + expert_adapter; }
 };
 

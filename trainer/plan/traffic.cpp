@@ -106,7 +106,7 @@ StageTraffic stage_traffic(const Architecture& a, const Share& share, const Clus
     out.pipeline =
         (stage.has_embedding || stage.has_head ? 1.0 : 2.0) * send(activations, stride, cluster);
   }
-  out.gather = all_gather(static_cast<double>(share.dense_weights) * value, shard, cluster);
+  out.gather = all_gather(static_cast<double>(share.divided_weights()) * value, shard, cluster);
   out.gather +=
       all_gather(static_cast<double>(share.expert_weights) * value, expert_shard, cluster);
   // One gather a layer and kind, not one for the stage.

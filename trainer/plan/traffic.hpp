@@ -40,7 +40,8 @@ Transfer send(double bytes, std::int64_t stride, const ClusterSpec& cluster);
 /// backward; one for the embedding, one for the head's input gradient. LoRA adds none: partial
 /// products ride on the base's. Expert parallelism: two all-to-alls of k rows a token forward and
 /// two backward, each tp rank its own; the counts beforehand are too few bytes to matter and are
-/// counted as a collective. The frozen base is gathered forward and again backward.
+/// counted as a collective. What is divided of the frozen base is gathered forward and again
+/// backward.
 /// Under checkpointing the forward collectives of tp and ep run twice, gathering does not (it
 /// serves the second forward and backward).
 struct StageTraffic {
