@@ -22,7 +22,7 @@ constexpr std::array kResidualInits{"pissa", "olora", "corda", "loftq", "lora_ga
 void read_targets(configs::Section& root, AdapterConfig& config) {
   auto& lora = config.lora;
   lora.target_is_pattern = root.is_text("target_modules");
-  lora.target_modules = root.names("target_modules");
+  lora.target_modules = root.names("target_modules", root.is_empty("target_parameters"));
   lora.exclude_is_pattern = root.is_text("exclude_modules");
   lora.exclude_modules = root.names("exclude_modules", /*required=*/false);
   config.by_layer = root.has("layers_to_transform");

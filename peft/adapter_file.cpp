@@ -83,6 +83,10 @@ void add_factor(AdapterFiles& files, const models::TensorSource& source,
   if (parsed.factor == 0)
     throw FileError(place + ": expected the key of a linear layer's factor, " + kPrefix +
                     "<path>.lora_A.weight or .lora_B.weight");
+  if (module_class(parsed.path) == "gate")
+    throw FileError(place + ": " + parsed.path +
+                    " is a router; expected routers as they are, or trained whole "
+                    "(modules_to_save)");
   auto factor = read_finite(source, entry, /*dims=*/2, place);
   const auto key = factor_key(parsed.path, parsed.factor);
   if (!files.factors.emplace(key, std::move(factor)).second)
@@ -203,7 +207,7 @@ fs::path adapter_folder(const fs::path& adapter) {
   return folder;
 }
 
-AdapterFiles read_adapter(const fs::path& adapter) {
+AdapterFiles read_adapter(const fs::path& adapter, const std::string& model_type) {
   const auto folder = adapter_folder(adapter);
   const auto config_file = (folder / kConfigName).string();
   auto config = parse_adapter_config(models::read_text_file(config_file), config_file);
@@ -224,16 +228,18 @@ AdapterFiles read_adapter(const fs::path& adapter) {
                     config.modules_to_save.front() + '"');
   files.config.train_router = saves_routers;
   check_pairs(files, paths);
-  if (!config.target_parameters.empty()) {
+  const bool by_parameter = !config.target_parameters.empty();
+  if (by_parameter) {
     ExpertFactors experts{std::move(files.factors), std::move(files.config),
                           std::move(config.target_parameters)};
-    unfuse_experts(experts, config.peft_version, files.file);
+    unfuse_experts(experts, config.peft_version, files.file, expert_names(model_type));
     files.factors = std::move(experts.factors);
     files.config = std::move(experts.config);
     paths = paths_of(files.factors);
   }
   auto& lora = files.config;
-  if (!lora.target_is_pattern && lora.exclude_modules.empty() && !config.by_layer)
+  const bool list_alone = !lora.target_is_pattern && lora.exclude_modules.empty();
+  if (list_alone && !config.by_layer && !by_parameter)
     files.listed_targets = std::move(lora.target_modules);
   lora.target_modules.assign(paths.begin(), paths.end());
   lora.target_is_pattern = lora.exclude_is_pattern = false;

@@ -31,10 +31,12 @@ struct AdapterFiles {
 /// bfloat16 factors are widened, those of experts in the fused form (`target_parameters`) become
 /// factors of each expert (see fused_experts.hpp), the name of an adapter inside a key
 /// (".lora_A.default.weight") is dropped. Routers among modules_to_save set config.train_router.
-/// Fields of adapter_config.json that would change the function and are not supported here
-/// (use_dora, bias, other modules_to_save, ...) are refused by name; unknown ones only where they
-/// are not null, false or empty. Throws FileError or configs::ConfigError.
-AdapterFiles read_adapter(const std::filesystem::path& adapter);
+/// `model_type`, of the base's config.json, says what those are called; without it they have the
+/// names of most families, which Mixtral's are not. Fields of adapter_config.json that would change
+/// the function and are not supported here (use_dora, bias, other modules_to_save, ...) are refused
+/// by name; unknown ones only where they are not null, false or empty. Throws FileError or
+/// configs::ConfigError.
+AdapterFiles read_adapter(const std::filesystem::path& adapter, const std::string& model_type = "");
 
 /// The folder that read_adapter() reads. Throws FileError where there is none.
 std::filesystem::path adapter_folder(const std::filesystem::path& adapter);

@@ -18,6 +18,7 @@
 
 #include "models/files/file_error.hpp"
 #include "peft/lora.hpp"
+#include "peft/target_modules.hpp"
 
 namespace tailor::peft {
 namespace {
@@ -27,6 +28,9 @@ using Factors = std::map<std::string, at::Tensor>;
 
 constexpr const char* kGateUp = "gate_up_proj";
 constexpr const char* kDown = "down_proj";
+
+const ExpertNames kMixtral{
+    .block = "block_sparse_moe", .gate_proj = "w1", .up_proj = "w3", .down_proj = "w2"};
 
 double scale_at(const LoraConfig& config, const std::string& path, std::int64_t rank) {
   const auto r = static_cast<double>(rank);
@@ -129,6 +133,29 @@ void put(Factors& factors, const std::string& experts, const std::string& projec
   }
 }
 
+/// The experts' path as the family has it.
+std::string named(const std::string& experts, const ExpertNames& names) {
+  const std::string theirs = ".mlp.experts";
+  if (!experts.ends_with(theirs)) return experts;
+  return experts.substr(0, experts.size() - theirs.size()) + '.' + names.block + ".experts";
+}
+
+/// Of a linear layer among target_parameters PEFT looks its weight up in the patterns.
+void set_weight_patterns(ExpertFactors& adapter) {
+  static const std::regex kLayer(R"(base_model\.model\.(.+)\.lora_A\.weight)");
+  auto& config = adapter.config;
+  std::vector<Wanted> each;
+  for (const auto& [key, factor] : adapter.factors) {
+    std::smatch match;
+    if (!std::regex_match(key, match, kLayer)) continue;
+    const auto path = match[1].str(), weight = path + ".weight";
+    if (std::ranges::any_of(adapter.target_parameters,
+                            [&](const auto& name) { return names_module(name, weight); }))
+      each.push_back({escaped(path), path, config.rank_of(weight), config.scale_of(weight)});
+  }
+  for (const auto& wanted : each) set_patterns(config, {wanted}, wanted.pattern);
+}
+
 /// Linear layers that share a name with experts' projections.
 std::vector<std::string> mlp_layers(const Factors& factors) {
   static const std::regex kLayer(
@@ -142,6 +169,10 @@ std::vector<std::string> mlp_layers(const Factors& factors) {
 }
 
 }  // namespace
+
+ExpertNames expert_names(const std::string& model_type) {
+  return model_type == "mixtral" ? kMixtral : ExpertNames{};
+}
 
 FusedPair fuse(const ExpertPair& experts) {
   return {experts.A_ERI.flatten(0, 1).contiguous(),
@@ -159,9 +190,9 @@ FusedPair natural_from_swapped(const FusedPair& old, std::int64_t num_experts) {
 }
 
 void unfuse_experts(ExpertFactors& adapter, const std::string& peft_version,
-                    const std::string& file) {
+                    const std::string& file, const ExpertNames& names) {
   auto& config = adapter.config;
-  std::set<std::string> names;
+  std::set<std::string> parameters;
   for (const auto& parameter : adapter.target_parameters) {
     const auto name = parameter.substr(parameter.rfind('.') + 1);
     if (name == "weight") continue;  // of a linear layer: its keys are those of any
@@ -169,7 +200,7 @@ void unfuse_experts(ExpertFactors& adapter, const std::string& peft_version,
       throw FileError(file +
                       ": target_parameters: expected gate_up_proj or down_proj of experts, " +
                       "found " + models::in_quotes(parameter));
-    names.insert(name);
+    parameters.insert(name);
   }
   static const std::regex kKey(
       R"(base_model\.model\.(.+\.experts)(\.base_layer)?\.lora_[AB]\.weight)");
@@ -187,12 +218,13 @@ void unfuse_experts(ExpertFactors& adapter, const std::string& peft_version,
                          take_pair(adapter.factors, experts), place);
     } else {
       const auto natural = natural_by_version(peft_version);
-      if (names.size() != 1 || !natural)
+      if (parameters.size() != 1 || !natural)
         throw FileError(place +
                         ": one fused parameter is adapted; its layout needs one name in "
                         "target_parameters and a peft_version in adapter_config.json");
       layer.natural = *natural;
-      (*names.begin() == kDown ? layer.down : layer.gate_up) = take_pair(adapter.factors, experts);
+      (*parameters.begin() == kDown ? layer.down : layer.gate_up) =
+          take_pair(adapter.factors, experts);
     }
     const auto own = [&](FusedPair pair, const char* name, double& scale) {
       const auto path = experts + '.' + name;
@@ -204,11 +236,12 @@ void unfuse_experts(ExpertFactors& adapter, const std::string& peft_version,
       scale = scale_at(config, path, rank);
       return unfuse(layer.natural ? pair : natural_from_swapped(pair, num_experts), num_experts);
     };
+    const auto ours = named(experts, names);
     const auto add = [&](const std::string& projection, const at::Tensor& A_ERI,
                          const at::Tensor& B_EOR, double scale) {
-      put(adapter.factors, experts, projection, A_ERI, B_EOR);
-      wanted[projection].push_back({escaped(experts) + R"(\.[0-9]+\.)" + projection,
-                                    experts + ".0." + projection, A_ERI.size(1), scale});
+      put(adapter.factors, ours, projection, A_ERI, B_EOR);
+      wanted[projection].push_back({escaped(ours) + R"(\.[0-9]+\.)" + projection,
+                                    ours + ".0." + projection, A_ERI.size(1), scale});
     };
     double scale = 0.0;
     if (layer.gate_up) {
@@ -217,15 +250,16 @@ void unfuse_experts(ExpertFactors& adapter, const std::string& peft_version,
       const auto width = B.size(1) / 2, rank = A.size(1);
       const bool apart = is_block_diagonal(pair);
       const auto half = apart ? rank / 2 : rank, begin = rank - half;
-      add("gate_proj", A.narrow(1, 0, half), B.narrow(1, 0, width).narrow(2, 0, half), scale);
-      add("up_proj", A.narrow(1, begin, half), B.narrow(1, width, width).narrow(2, begin, half),
+      add(names.gate_proj, A.narrow(1, 0, half), B.narrow(1, 0, width).narrow(2, 0, half), scale);
+      add(names.up_proj, A.narrow(1, begin, half), B.narrow(1, width, width).narrow(2, begin, half),
           scale);
     }
     if (layer.down) {
       const auto [A, B] = own(*layer.down, kDown, scale);
-      add(kDown, A, B, scale);
+      add(names.down_proj, A, B, scale);
     }
   }
+  set_weight_patterns(adapter);
   for (auto& [projection, each] : wanted)
     set_patterns(config, std::move(each), R"(experts\.[0-9]+\.)" + projection);
   adapter.target_parameters.clear();
@@ -234,8 +268,9 @@ void unfuse_experts(ExpertFactors& adapter, const std::string& peft_version,
 void fuse_experts(ExpertFactors& adapter, const std::string& file) {
   static const std::regex kKey(
       R"(base_model\.model\.(.+\.experts)\.([0-9]{1,6})\.([^.]+)\.lora_A\.weight)");
-  static const std::map<std::string, std::string> kNames{
-      {"w1", "gate_proj"}, {"w3", "up_proj"}, {"w2", "down_proj"}};
+  static const std::map<std::string, std::string> kNames{{kMixtral.gate_proj, "gate_proj"},
+                                                         {kMixtral.up_proj, "up_proj"},
+                                                         {kMixtral.down_proj, "down_proj"}};
   using Paths = std::map<std::int64_t, std::string>;           // by expert
   std::map<std::string, std::map<std::string, Paths>> layers;  // by experts' path, projection
   for (const auto& [key, factor] : adapter.factors) {
@@ -270,7 +305,7 @@ void fuse_experts(ExpertFactors& adapter, const std::string& file) {
                       ": PEFT's fused form adapts gate and up together, "
                       "found one of them");
     const bool down = projections.contains("down_proj");
-    const auto theirs = std::regex_replace(experts, std::regex("block_sparse_moe"), "mlp");
+    const auto theirs = std::regex_replace(experts, std::regex(kMixtral.block), "mlp");
     const auto write = [&](const std::string& parameter, const ExpertPair& pair, double scale,
                            bool inner) {
       const auto fused = fuse(pair);
@@ -289,8 +324,10 @@ void fuse_experts(ExpertFactors& adapter, const std::string& file) {
       const auto [gate_A, gate_B] = stacked(experts, projections["gate_proj"]);
       auto [up_A, up_B] = stacked(experts, projections["up_proj"]);
       if (ratio != 1.0) up_B = up_B * ratio;
-      ExpertPair pair{gate_A, at::cat({gate_B, up_B}, 1)};  // one A for both
-      if (!at::equal(gate_A, up_A)) {
+      ExpertPair pair;
+      if (at::equal(gate_A, up_A)) {
+        pair = {gate_A, at::cat({gate_B, up_B}, 1)};
+      } else {
         const auto zeros = [](const at::Tensor& rows, const at::Tensor& columns) {
           return at::zeros({rows.size(0), rows.size(1), columns.size(2)}, rows.options());
         };

@@ -27,6 +27,13 @@ ExpertPair unfuse(const FusedPair& fused, std::int64_t num_experts);
 /// The older layout as the natural one: exact, its own inverse up to who is input.
 FusedPair natural_from_swapped(const FusedPair& old, std::int64_t num_experts);
 
+/// What the files of a family call the sparse block of a layer and the projections of its experts.
+struct ExpertNames {
+  std::string block = "mlp";
+  std::string gate_proj = "gate_proj", up_proj = "up_proj", down_proj = "down_proj";
+};
+ExpertNames expert_names(const std::string& model_type);
+
 /// Factors by key with what decides their scale.
 struct ExpertFactors {
   std::map<std::string, at::Tensor> factors;  // by PEFT's keys
@@ -35,19 +42,20 @@ struct ExpertFactors {
 };
 
 /// Keys "<experts>[.base_layer].lora_A.weight" become those of each expert's gate_proj, up_proj and
-/// down_proj; ranks and scales go into rank_pattern and alpha_pattern. gate and up take the rank of
-/// gate_up_proj, or half of it where they have nothing in common. Which tensor is which, and in
-/// which layout, is told by shapes; where one parameter alone is adapted, by `peft_version`. Throws
-/// FileError naming `file`.
+/// down_proj under the family's `names`; ranks and scales go into rank_pattern and alpha_pattern,
+/// also those of linear layers among target_parameters, whose patterns mean "<path>.weight". gate
+/// and up take the rank of gate_up_proj, or half of it where they have nothing in common. Which
+/// tensor is which, and in which layout, is told by shapes; where one parameter alone is adapted,
+/// by `peft_version`. Throws FileError naming `file`.
 void unfuse_experts(ExpertFactors& adapter, const std::string& peft_version,
-                    const std::string& file);
+                    const std::string& file, const ExpertNames& names = {});
 
-/// The reverse, for PEFT on transformers 5 to load: experts' keys (w1, w3 and w2 of
-/// block_sparse_moe too, which transformers 5 calls mlp) become fused ones. gate and up side by
-/// side have the sum of their ranks, or one rank where they have one A. Other layers named
-/// gate_proj, up_proj or down_proj become target_parameters too, since PEFT takes such names among
-/// target_modules for experts. Throws FileError where only one of gate and up is adapted, and where
-/// experts of a layer are missing or differ in rank.
+/// The reverse, for PEFT on transformers 5 to load: experts' keys (Mixtral's too, whose block
+/// transformers 5 calls mlp) become fused ones. gate and up side by side have the sum of their
+/// ranks, or one rank where they have one A. Other layers named gate_proj, up_proj or down_proj
+/// become target_parameters too, since PEFT takes such names among target_modules for experts.
+/// Throws FileError where only one of gate and up is adapted, and where experts of a layer are
+/// missing or differ in rank.
 void fuse_experts(ExpertFactors& adapter, const std::string& file);
 
 }  // namespace tailor::peft

@@ -7,6 +7,11 @@
 2. Tailor trains an adapter for a few steps; PEFT loads it.
 3. What `tailor export` makes of either, and the base with it merged in (`tailor merge`), give the same again.
 
+Of a sparse model (a few MB are enough: tests/golden/tiny_mixtral) PEFT adapts fused experts by target_parameters, and
+routers are trained too; PEFT loads Tailor's adapter as `tailor export --experts fused` writes it, and as it is where
+experts are the only layers of their projections' names: PEFT leaves shared experts and dense layers of an adapter with
+factors by expert out, without a word.
+
 Compared in float32, each with the adapter: the mean loss of token rows (`tailor eval --json`), and the log-probability
 of every token of greedy completions (`tailor generate --json`), which PEFT computes from whole logits over Tailor's
 token ids; both programs must also choose the same tokens. An adapter must move the loss by far more than the tolerance,
@@ -128,15 +133,38 @@ def make_rows(vocab_size: int, count: int, length: int) -> list[dict]:
     return rows
 
 
+def linear_names(base, block: str, segments: int) -> list[str]:
+    """The last segments of the paths of linear layers in every layer's `block`."""
+    linears = [name for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)]
+    return sorted({".".join(name.split(".")[-segments:]) for name in linears if f".{block}." in name})
+
+
+def feed_forward_names(base) -> list[str]:
+    """Of dense layers and shared experts: "mlp.up_proj", "shared_experts.up_proj"."""
+    return [name for name in linear_names(base, "mlp", segments=2) if name.endswith("_proj")]
+
+
+def is_sparse(base) -> bool:
+    return any(name.endswith(".experts.gate_up_proj") for name, _ in base.named_parameters())
+
+
+def load_base(arguments):
+    return transformers.AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
+
+
 def peft_adapter(arguments, directory: pathlib.Path):
     """A random adapter on every linear layer, with another rank and scale for some."""
     torch.manual_seed(0)
-    base = transformers.AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
+    base = load_base(arguments)
+    targets = dict(target_modules="all-linear")
+    if is_sparse(base):  # "all-linear" would mean routers
+        parameters = ["experts.gate_up_proj", "experts.down_proj", *(f"{n}.weight" for n in feed_forward_names(base))]
+        targets = dict(target_modules=linear_names(base, "self_attn", segments=1), target_parameters=parameters)
     config = peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=8,
         lora_alpha=16,
-        target_modules="all-linear",
+        **targets,
         rank_pattern={"down_proj": 4},
         alpha_pattern={"q_proj": 4},
     )
@@ -149,23 +177,25 @@ def peft_adapter(arguments, directory: pathlib.Path):
     return model
 
 
-def trained_adapter(arguments, tailor: Tailor, rows: pathlib.Path, work: pathlib.Path) -> pathlib.Path:
+def trained_adapter(arguments, tailor: Tailor, rows: pathlib.Path, work: pathlib.Path, base) -> pathlib.Path:
+    attention = linear_names(base, "self_attn", segments=1)
     job = {  # JSON is YAML
         "task": "sft",
         "model": {"name_or_path": str(arguments.model.resolve()), "dtype": "float32"},
-        "peft": {"method": "lora", "r": 8, "lora_alpha": 16, "exclude_modules": ["k_proj"]},
+        "peft": {"method": "lora", "r": 8, "lora_alpha": 16, "exclude_modules": attention[:1]},
         "data": {"train": [{"path": str(rows), "format": "tokens"}], "max_length": 256},
         "train": {"learning_rate": 1e-2, "max_steps": 5, "per_device_train_batch_size": 2},
         "output": {"dir": str(work / "run"), "save_steps": 0, "report_to": ["jsonl"]},
     }
+    if is_sparse(base):
+        job["router"] = {"train_router": True}
     path = work / "job.yaml"
     path.write_text(json.dumps(job))
     return pathlib.Path(json.loads(tailor.run("train", path, "--json"))["adapter"])
 
 
 def load_peft(arguments, adapter: pathlib.Path):
-    base = transformers.AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
-    return peft.PeftModel.from_pretrained(base, adapter).eval()
+    return peft.PeftModel.from_pretrained(load_base(arguments), adapter).eval()
 
 
 def main() -> int:
@@ -189,10 +219,19 @@ def main() -> int:
         tailor.run("merge", *words, "--dtype", "float32")
         check.compare("... merged into the base by Tailor", theirs, work / "merged", None)
 
-        ours = trained_adapter(arguments, tailor, check.rows_file, work)
-        check.compare("an adapter trained by Tailor, loaded by PEFT", load_peft(arguments, ours), arguments.model, ours)
-        tailor.run("export", ours, "--to", "peft", "--output", work / "exported")
-        check.compare("... exported by Tailor", load_peft(arguments, work / "exported"), arguments.model, ours)
+        base = load_base(arguments)
+        ours = trained_adapter(arguments, tailor, check.rows_file, work, base)
+        if is_sparse(base):
+            fused = work / "fused"
+            tailor.run("export", ours, "--to", "peft", "--experts", "fused", "--output", fused)
+            theirs = load_peft(arguments, fused)
+            check.compare("an adapter trained by Tailor, fused by it and loaded by PEFT", theirs, arguments.model, ours)
+            check.compare("... and by Tailor", theirs, arguments.model, fused)
+        if not is_sparse(base) or not feed_forward_names(base):
+            theirs = load_peft(arguments, ours)
+            check.compare("an adapter trained by Tailor, loaded by PEFT", theirs, arguments.model, ours)
+            tailor.run("export", ours, "--to", "peft", "--output", work / "exported")
+            check.compare("... exported by Tailor", load_peft(arguments, work / "exported"), arguments.model, ours)
     print("check_adapter:", "FAILED" if check.failed else "all agree")
     return 1 if check.failed else 0
 

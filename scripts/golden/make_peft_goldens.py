@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/peft/*/: LoRA adapters saved by HF PEFT over tests/golden/tiny_*, and what PEFT computes with them.
+"""Writes tests/golden/{peft,fused}/*/: LoRA adapters saved by HF PEFT over tests/golden/tiny_*, and what PEFT computes.
 
 A directory is a PEFT folder (adapter_config.json, adapter_model.safetensors; B is not zero) and golden.safetensors:
 
@@ -15,9 +15,13 @@ Of a sparse model ("qwen3_moe") the adapter has keys for every expert, which PEF
 fused parameters; their gradients are cut back by expert. There are no training steps: PEFT would also train the zeros
 between the gate's and the up projection's blocks.
 
+In fused/ routed experts are adapted by `target_parameters`, as PEFT does on transformers 5, and golden.safetensors has the
+first five tensors, logits of the first document alone. "mixtral_by_expert" is tests/golden/sparse/mixtral, whose keys are
+those of every expert, as PEFT saves it again; it has no golden.safetensors.
+
 The metadata records the library versions.
 
-    python scripts/golden/make_peft_goldens.py [--golden tests/golden] [NAME...]
+    python scripts/golden/make_peft_goldens.py [--golden tests/golden] [NAME...]    # fused/mixtral, ...
 """
 
 import argparse
@@ -57,6 +61,31 @@ ADAPTERS = {
 
 SPARSE = {"qwen3_moe": ("tiny_qwen3_moe", dict(r=2, lora_alpha=3))}
 
+EXPERTS = ["experts.gate_up_proj", "experts.down_proj"]
+SHARED = [f"{name}.weight" for name in ("gate_proj", "up_proj", "down_proj")]
+FUSED = {
+    "mixtral": dict(
+        target_modules=["q_proj", "v_proj"],
+        target_parameters=EXPERTS,
+        rank_pattern={"experts.down_proj": 1},
+    ),
+    # Nothing but experts, by bare names, and the other scale.
+    "qwen3_moe": dict(
+        target_modules=[],
+        target_parameters=["gate_up_proj", "down_proj"],
+        use_rslora=True,
+        alpha_pattern={"gate_up_proj": 5},
+    ),
+    # PEFT takes names such as gate_proj among target_modules for experts', so other layers are parameters too.
+    "deepseek_v3": dict(
+        target_modules=["q_b_proj", "kv_b_proj"],
+        target_parameters=[*EXPERTS, *(f"shared_experts.{name}" for name in SHARED)],
+        rank_pattern={"shared_experts.down_proj.weight": 1, "up_proj": 7},  # the second means no weight
+        modules_to_save=["mlp.gate"],
+    ),
+}
+BY_EXPERT = "mixtral_by_expert"
+
 
 def mean_loss(model, documents):
     """Sum over supervised tokens of all documents, divided by their number; also every logit."""
@@ -92,9 +121,9 @@ def step_tensors(documents, loss, logits) -> dict[str, torch.Tensor]:
     }
 
 
-def save_golden(directory: pathlib.Path, tensors: dict[str, torch.Tensor]):
+def save_golden(directory: pathlib.Path, tensors: dict[str, torch.Tensor], **metadata: str):
     versions = {m.__name__: m.__version__ for m in (peft, transformers, torch, safetensors)}
-    safetensors.torch.save_file(tensors, directory / "golden.safetensors", metadata=versions)
+    safetensors.torch.save_file(tensors, directory / "golden.safetensors", metadata=versions | metadata)
     for file in directory.iterdir():
         file.chmod(0o644)
 
@@ -109,6 +138,17 @@ def run(make, names: list[str]):
         make(arguments.golden, name)
 
 
+def save(model, directory: pathlib.Path):
+    model.save_pretrained(directory)
+    (directory / "README.md").unlink(missing_ok=True)  # a model card of PEFT's
+    saved = json.loads((directory / "adapter_config.json").read_text())
+    for key in ("target_modules", "target_parameters"):
+        if isinstance(saved[key], list):
+            saved[key].sort()  # written in the order of a set: another one at every run
+    (directory / "adapter_config.json").write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n")
+    (directory / "adapter_model.safetensors").chmod(0o644)
+
+
 def make(golden: pathlib.Path, name: str):
     base, config = ADAPTERS[name]
     torch.manual_seed(0)
@@ -121,12 +161,7 @@ def make(golden: pathlib.Path, name: str):
             if ".lora_B." in key:
                 parameter.normal_(std=0.1)
     directory = golden / "peft" / name
-    model.save_pretrained(directory)
-    (directory / "README.md").unlink(missing_ok=True)  # a model card of PEFT's
-    saved = json.loads((directory / "adapter_config.json").read_text())
-    if isinstance(saved["target_modules"], list):
-        saved["target_modules"].sort()  # written in the order of a set: another one at every run
-    (directory / "adapter_config.json").write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n")
+    save(model, directory)
 
     documents = make_documents(model.config.vocab_size)
     loss, logits = mean_loss(model, documents)
@@ -210,5 +245,35 @@ def make_sparse(golden: pathlib.Path, name: str):
     print(f"{directory}: {len(out) - 5} factors, loss {loss.item():.6f}")
 
 
+def make_fused(golden: pathlib.Path, name: str):
+    torch.manual_seed(0)
+    directory = golden / "fused" / name
+    if name == BY_EXPERT:
+        model = transformers.AutoModelForCausalLM.from_pretrained(golden / "tiny_mixtral", dtype=torch.float32)
+        save(peft.PeftModel.from_pretrained(model, golden / "sparse" / "mixtral"), directory)
+        return print(directory)
+    model = transformers.AutoModelForCausalLM.from_pretrained(golden / f"tiny_{name}", dtype=torch.float32)
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=2, lora_alpha=3, **FUSED[name])
+    model = peft.get_peft_model(model, config).eval()
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if ".lora_B." in key or ".modules_to_save." in key:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        save(model, directory)
+        documents = make_documents(model.config.vocab_size)
+        loss, logits = mean_loss(model, documents)
+        out = step_tensors(documents, loss, logits[: DOCUMENT_LENGTHS[0]])
+    save_golden(directory, out)
+    print(f"{directory}: loss {loss.item():.6f}")
+
+
+def make_any(golden: pathlib.Path, name: str):
+    """The name is "llama", or "fused/mixtral"."""
+    if name.startswith("fused/"):
+        make_fused(golden, name.removeprefix("fused/"))
+    else:
+        (make_sparse if name in SPARSE else make)(golden, name)
+
+
 if __name__ == "__main__":
-    run(lambda golden, name: (make_sparse if name in SPARSE else make)(golden, name), [*ADAPTERS, *SPARSE])
+    run(make_any, [*ADAPTERS, *SPARSE, *(f"fused/{name}" for name in (*FUSED, BY_EXPERT))])

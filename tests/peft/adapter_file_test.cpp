@@ -255,6 +255,15 @@ TEST_CASE("factors that a configuration does not ask for, and missing ones, are 
                     Catch::Contains("layers.0.k_proj.lora_A.weight is missing"));
 }
 
+TEST_CASE("a router that is adapted by factors is said to be one", "[peft]") {
+  const Folder folder;
+  write_folder(folder,
+               {{"base_model.model.model.layers.0.mlp.gate.lora_A.weight", at::ones({2, 8})},
+                {"base_model.model.model.layers.0.mlp.gate.lora_B.weight", at::ones({4, 2})}});
+  CHECK_THROWS_WITH(peft::read_adapter(folder.path),
+                    Catch::Contains("model.layers.0.mlp.gate is a router"));
+}
+
 TEST_CASE("what is no adapter folder is said", "[peft]") {
   const Folder folder;
   CHECK_THROWS_WITH(peft::read_adapter(folder.path / "x"), Catch::EndsWith("no such adapter"));

@@ -5,9 +5,11 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
 
 #include <catch2/catch.hpp>
@@ -113,6 +115,31 @@ TEST_CASE("experts go into the fused form and come back with the same bits and s
   check_equal(adapter, before);
 }
 
+TEST_CASE("gate and up of different ranks make one pair that computes both", "[peft]") {
+  at::manual_seed(2);
+  const std::int64_t E = 3, h = 8, f = 5;
+  auto adapter = per_expert(E, h, f, 2);
+  adapter.config.lora_alpha = 4.0;
+  adapter.config.rank_pattern = {{"up_proj", 3.0}};
+  std::vector<at::Tensor> expected;
+  for (std::int64_t e = 0; e < E; ++e) {
+    const auto path = kExperts + '.' + std::to_string(e);
+    auto& A = adapter.factors[peft::factor_key(path + ".up_proj", 'A')] = at::randn({3, h});
+    auto& B = adapter.factors[peft::factor_key(path + ".up_proj", 'B')] = at::randn({f, 3});
+    const auto gate = adapter.factors.at(peft::factor_key(path + ".gate_proj", 'B'))
+                          .mm(adapter.factors.at(peft::factor_key(path + ".gate_proj", 'A')));
+    expected.push_back(at::cat({gate * 4.0 / 2.0, B.mm(A) * 4.0 / 3.0}));
+  }
+  peft::fuse_experts(adapter, "file");
+  const auto key = kExperts + ".base_layer";
+  const auto [A_ERI, B_EOR] = peft::unfuse({adapter.factors.at(peft::factor_key(key, 'A')),
+                                            adapter.factors.at(peft::factor_key(key, 'B'))},
+                                           E);
+  CHECK(adapter.config.rank_of(kExperts + ".gate_up_proj") == 5);
+  const auto scale = adapter.config.scale_of(kExperts + ".gate_up_proj");
+  CHECK(at::allclose(scale * B_EOR.matmul(A_ERI), at::stack(expected), 1e-5, 1e-6));
+}
+
 TEST_CASE("one fused parameter alone is read by the version that wrote it", "[peft]") {
   at::manual_seed(2);
   auto adapter = per_expert(3, 8, 8, 2);
@@ -136,7 +163,8 @@ TEST_CASE("one fused parameter alone is read by the version that wrote it", "[pe
   CHECK_THROWS_AS(peft::unfuse_experts(unknown, "", "file"), models::FileError);
 }
 
-TEST_CASE("Mixtral's names become those of transformers 5; half a pair is refused", "[peft]") {
+TEST_CASE("Mixtral's names become those of transformers 5 and come back; half a pair is refused",
+          "[peft]") {
   ExpertFactors mixtral;
   mixtral.config.r = 1;
   for (const std::string name : {"w1", "w2", "w3"})
@@ -145,11 +173,37 @@ TEST_CASE("Mixtral's names become those of transformers 5; half a pair is refuse
           .factors[peft::factor_key("model.layers.1.block_sparse_moe.experts.0." + name, factor)] =
           factor == 'A' ? at::ones({1, 4}) : at::ones({4, 1});
   auto half = mixtral;
+  const auto before = mixtral.factors;
   peft::fuse_experts(mixtral, "file");
   CHECK(mixtral.factors.contains(peft::factor_key("model.layers.1.mlp.experts.base_layer", 'A')));
+  peft::unfuse_experts(mixtral, "", "file", peft::expert_names("mixtral"));
+  REQUIRE(mixtral.factors.size() == before.size());
+  for (const auto& [key, factor] : before) CHECK(mixtral.factors.contains(key));
+  CHECK(mixtral.config.rank_of("model.layers.1.block_sparse_moe.experts.0.w3") == 1);
   std::erase_if(half.factors,
                 [](const auto& entry) { return entry.first.find("w3") != std::string::npos; });
   CHECK_THROWS_WITH(peft::fuse_experts(half, "file"),
                     "file: model.layers.1.block_sparse_moe.experts: PEFT's fused form adapts gate "
                     "and up together, found one of them");
+}
+
+TEST_CASE("patterns mean the weight of a linear layer that target_parameters name", "[peft]") {
+  const std::string shared = "model.layers.0.mlp.shared_experts.";
+  ExpertFactors adapter;
+  adapter.config.r = 2;
+  adapter.config.lora_alpha = 4.0;
+  adapter.config.rank_pattern = {{"down_proj.weight", 1.0}, {"up_proj", 3.0}};
+  adapter.config.alpha_pattern = {{"up_proj.weight", 6.0}};
+  adapter.target_parameters = {"shared_experts.down_proj.weight", "shared_experts.up_proj.weight"};
+  for (const std::string name : {"down_proj", "up_proj"}) {
+    const auto rank = name == "down_proj" ? 1 : 2;
+    adapter.factors[peft::factor_key(shared + name, 'A')] = at::ones({rank, 4});
+    adapter.factors[peft::factor_key(shared + name, 'B')] = at::ones({4, rank});
+  }
+  peft::unfuse_experts(adapter, "", "file");
+  CHECK(adapter.config.rank_of(shared + "down_proj") == 1);
+  CHECK(adapter.config.scale_of(shared + "down_proj") == Approx(4.0));
+  CHECK(adapter.config.rank_of(shared + "up_proj") == 2);
+  CHECK(adapter.config.scale_of(shared + "up_proj") == Approx(3.0));
+  CHECK(adapter.config.rank_of("model.layers.0.mlp.up_proj") == 3);  // among no parameters
 }

@@ -1,6 +1,7 @@
 tailor_add_test(peft adapter_file tailor::peft nlohmann_json::nlohmann_json)
 tailor_add_test(peft dropout tailor::peft)
 tailor_add_test(peft fused_experts tailor::peft)
+tailor_add_test(peft fused_golden tailor::peft)
 tailor_add_test(peft gguf_adapter tailor::peft)
 tailor_add_test(peft grouped_lora tailor::peft)
 tailor_add_test(peft grouped_lora_function tailor::peft)

@@ -2,6 +2,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/stack.h>
 
 #include <filesystem>
 #include <functional>
@@ -30,7 +31,7 @@ struct PeftGolden {
   PeftGolden(const std::string& kind, const std::string& name)
       : golden(models::open_safetensors(kGolden / kind / name / "golden.safetensors")),
         model(load_tiny("tiny_" + name)) {
-    const auto files = peft::read_adapter(kGolden / kind / name);
+    const auto files = peft::read_adapter(kGolden / kind / name, model->shape().model_type);
     adapter = std::make_unique<peft::LoraAdapter>(*model, files.config, /*seed=*/0);
     peft::load_factors(files, *adapter);
     const auto ids = golden->read("input_ids", at::kLong);
@@ -53,20 +54,33 @@ struct PeftGolden {
   double largest_difference(const std::string& kind,
                             const std::function<at::Tensor(const at::Tensor&)>& of) const {
     double largest = 0.0;
-    const auto compare = [&](const std::string& key, const at::Tensor& found) {
-      const auto expected = golden->read(kind + '.' + key, at::kFloat);
+    each_pair(kind, of, [&](const at::Tensor& found, const at::Tensor& expected) {
       largest = std::max(largest, (found - expected).abs().max().item<double>());
-    };
-    for (const auto& trainable : adapter->trainables()) {
-      const auto found = of(trainable.value);
-      if (trainable.kind == peft::Trainable::Kind::Single) {
-        compare(trainable.keys.front(), found);
-        continue;
-      }
-      for (std::size_t e = 0; e < trainable.keys.size(); ++e)
-        compare(trainable.keys[e], found.select(0, static_cast<std::int64_t>(e)));
-    }
+    });
     return largest;
+  }
+
+  /// The same over the largest entry of the golden tensor; experts of a projection are one tensor.
+  double largest_relative_difference(const std::string& kind,
+                                     const std::function<at::Tensor(const at::Tensor&)>& of) const {
+    double largest = 0.0;
+    each_pair(kind, of, [&](const at::Tensor& found, const at::Tensor& expected) {
+      const auto difference = (found - expected).abs().max() / expected.abs().max();
+      largest = std::max(largest, difference.item<double>());
+    });
+    return largest;
+  }
+
+  /// compare(of(a factor), `kind`.<its keys> of the golden file, those of experts stacked).
+  void each_pair(const std::string& kind, const std::function<at::Tensor(const at::Tensor&)>& of,
+                 const std::function<void(const at::Tensor&, const at::Tensor&)>& compare) const {
+    for (const auto& trainable : adapter->trainables()) {
+      std::vector<at::Tensor> expected;
+      for (const auto& key : trainable.keys)
+        expected.push_back(golden->read(kind + '.' + key, at::kFloat));
+      const bool single = trainable.kind == peft::Trainable::Kind::Single;
+      compare(of(trainable.value), single ? expected.front() : at::stack(expected));
+    }
   }
 
   at::Tensor mean_loss() const {

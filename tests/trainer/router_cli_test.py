@@ -3,7 +3,7 @@
 
     router_cli_test.py PROGRAM GOLDEN
 
-GOLDEN holds tiny_qwen3_moe, tiny_mixtral, tiny_qwen2_moe, tiny_deepseek_v3 and tiny_llama.
+GOLDEN holds tiny_qwen3_moe, tiny_mixtral, tiny_qwen2_moe, tiny_deepseek_v3, tiny_llama and sparse/mixtral.
 """
 
 import functools
@@ -156,6 +156,24 @@ def check_families(folder):
             expect(all(min(abs(abs(m) - 0.01 * n) for n in range(4)) < 1e-6 for m in moved), f"by steps: {moved}")
 
 
+def check_fused(folder):
+    """Experts of Mixtral in PEFT's fused form, whose names are not the family's: every command knows them."""
+    model, given, fused, again = GOLDEN / "tiny_mixtral", GOLDEN / "sparse" / "mixtral", folder / "one", folder / "each"
+    run("export", given, "--to", "peft", "--experts", "fused", "--output", fused)
+    run("export", fused, "--to", "peft", "--model", model, "--output", again)
+    factors = [read_floats(adapter / "adapter_model.safetensors") for adapter in (given, again)]
+    expect(factors[0] == factors[1], "the same factors")
+    words = ("--data", folder / "rows.jsonl", "--format", "tokens", "--dtype", "float32", "--json")
+    loss = lambda adapter: json.loads(run("eval", "--model", model, "--adapter", adapter, *words).stdout)["loss"]
+    expect(loss(given) == loss(fused) == loss(again), "the same loss")
+    peft = TOKENS_JOB.replace("r: 4, lora_alpha: 8, target_modules: [o_proj]", "r: 2, lora_alpha: 3")
+    job = Job(PROGRAM, model, folder, "from-fused", steps=1, job=peft + ROUTER)
+    job.finish("--set", f"peft.adapter_path={fused}", "--set", "train.learning_rate=1e-9")
+    name = "base_model.model.model.layers.1.block_sparse_moe.experts.7.w3.lora_B.weight"
+    near = all(abs(a - b) < 1e-6 for a, b in zip(adapter_of(job)[0][name], factors[0][name], strict=True))
+    expect(near, "training goes on from fused experts")
+
+
 def check_capacity(folder):
     """Experts that are full drop tokens in training, and nowhere else."""
     job = Job(PROGRAM, GOLDEN / "tiny_qwen3_moe", folder, "capacity", steps=3, job=SPARSE_JOB.replace(ROUTER, CAPACITY))
@@ -194,6 +212,7 @@ def main():
         check_resume(job, folder)
         check_start(job, folder)
         check_families(folder)
+        check_fused(folder)
         check_capacity(folder)
         check_refusals(folder)
 

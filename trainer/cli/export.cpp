@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "models/families/causal_lm.hpp"
 #include "models/files/pretrained.hpp"
 #include "peft/adapter_file.hpp"
 #include "peft/gguf_adapter.hpp"
@@ -19,6 +20,14 @@ struct ExportOptions {
   std::string adapter, to, output, model, experts = "per-expert";
   bool json = false;
 };
+
+/// Experts of a fused adapter are called what the family calls them where --model tells which.
+peft::AdapterFiles read_files(const ExportOptions& options) {
+  if (options.model.empty() || options.to == "gguf") return peft::read_adapter(options.adapter);
+  const auto base = models::open_pretrained(options.model);
+  const auto model = models::make_causal_lm(base.config_json, base.config_file);
+  return peft::read_adapter(options.adapter, model->shape().model_type);
+}
 
 void export_peft(const peft::AdapterFiles& files, const fs::path& output, bool fused) {
   std::error_code error;
@@ -46,7 +55,7 @@ void export_gguf(const peft::AdapterFiles& files, const ExportOptions& options) 
 }
 
 int export_adapter(const ExportOptions& options) {
-  const auto files = peft::read_adapter(options.adapter);
+  const auto files = read_files(options);
   if (options.to == "gguf") {
     export_gguf(files, options);
   } else {
@@ -77,7 +86,8 @@ void add_export(CLI::App& app, Action& action) {
       ->required();
   command->add_option("--output", options->output, "what to write; must not exist yet")->required();
   command->add_option("--model", options->model,
-                      "the base model (gguf); the adapter's own base where it is not given");
+                      "the base model: of gguf, the adapter's own where it is not given; of peft, "
+                      "where experts come in the fused form and are Mixtral's");
   command
       ->add_option("--experts", options->experts,
                    "factors of routed experts (peft): per-expert keys, or fused, which PEFT loads "

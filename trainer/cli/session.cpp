@@ -136,7 +136,7 @@ Session open_session(const ModelConfig& config, const std::filesystem::path& ada
 
 std::unique_ptr<peft::LoraAdapter> seat_saved_adapter(models::CausalLM& model,
                                                       const std::filesystem::path& adapter) {
-  auto files = peft::read_adapter(adapter);
+  auto files = peft::read_adapter(adapter, model.shape().model_type);
   files.config.lora_dropout = 0.0;  // of training alone
   auto seated = std::make_unique<peft::LoraAdapter>(
       model, files.config, /*seed=*/0,
