@@ -23,7 +23,7 @@ constexpr int kMaxSteps = 4;
 /// Throws CommError unless as many bytes came from a rank as were expected.
 void check_size(const Call& call, int from, std::size_t received, std::size_t expected);
 
-/// "CALL: no answer from ranks 1, 2 within 10.0 s"
+/// "CALL: no answer from ranks 1, 2 within 10.0 s"; without `ranks` it is not known from whom.
 CommError no_answer(const Call& call, const std::vector<int>& ranks,
                     std::chrono::milliseconds timeout);
 
@@ -85,9 +85,10 @@ class HostGroup : public Group {
                                            const std::vector<int>& members,
                                            const std::string& name) = 0;
 
- private:
   /// `part` of every rank, as many bytes on all, into `whole` on all.
   std::unique_ptr<Work> gather(const Call& call, Source part, Target whole, Held held);
+
+ private:
   /// Numbers a collective; with check_calls, throws where the ranks do not make the same one.
   Call begin(const char* what, const std::string& arguments);
   Call message(const char* what, const char* direction, int peer, std::int64_t number) const;

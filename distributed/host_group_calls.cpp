@@ -66,7 +66,8 @@ void check_size(const Call& call, int from, std::size_t received, std::size_t ex
 
 CommError no_answer(const Call& call, const std::vector<int>& ranks,
                     std::chrono::milliseconds timeout) {
-  std::string text = call.text + ": no answer from rank" + (ranks.size() > 1 ? "s" : "");
+  std::string text = call.text + ": no answer";
+  if (!ranks.empty()) text += ranks.size() > 1 ? " from ranks" : " from rank";
   for (std::size_t i = 0; i < ranks.size(); ++i)
     text += (i > 0 ? ", " : " ") + std::to_string(ranks[i]);
   const double seconds = std::chrono::duration<double>(timeout).count();

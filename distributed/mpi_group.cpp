@@ -1,3 +1,5 @@
+#include <ATen/ops/empty.h>
+#include <c10/util/StringUtil.h>
 #include <mpi.h>
 
 #include <algorithm>
@@ -74,6 +76,12 @@ class Transfer final : public Pending::Work {
       return MPI_Irecv(piece, count, MPI_BYTE, from, tag, comm_, request);
     });
   }
+  /// `made` is held.
+  void duplicate(MPI_Comm* made) {
+    MPI_Request request = MPI_REQUEST_NULL;
+    check_mpi(MPI_Comm_idup(comm_, made, &request), call_.text);
+    add(request, {.peer = kNoPeer, .num_bytes = 0, .is_receive = false});
+  }
   void broadcast(std::span<std::byte> bytes, int root) {
     each_piece(bytes, root, /*is_receive=*/false, [&](auto piece, int count, MPI_Request* request) {
       return MPI_Ibcast(piece, count, MPI_BYTE, root, comm_, request);
@@ -126,11 +134,20 @@ class Transfer final : public Pending::Work {
     }
   }
 
+  static constexpr int kNoPeer = -1;  // of a call that waits for all
   struct Piece {
     int peer;
     std::size_t num_bytes;
     bool is_receive;
   };
+
+  void add(MPI_Request request, const Piece& piece) {
+    requests_.push_back(request);
+    pieces_.push_back(piece);
+    num_open_ = static_cast<int>(requests_.size());
+    done_.resize(requests_.size());
+    statuses_.resize(requests_.size());
+  }
 
   template <typename Byte, typename Start>
   void each_piece(std::span<Byte> bytes, int peer, bool is_receive, const Start& start) {
@@ -139,13 +156,9 @@ class Transfer final : public Pending::Work {
           std::min(bytes.size(), static_cast<std::size_t>(options_.max_message_bytes));
       MPI_Request request = MPI_REQUEST_NULL;
       check_mpi(start(bytes.data(), static_cast<int>(count), &request), call_.text);
-      requests_.push_back(request);
-      pieces_.push_back({peer, count, is_receive});
+      add(request, {peer, count, is_receive});
       bytes = bytes.subspan(count);
     }
-    num_open_ = static_cast<int>(requests_.size());
-    done_.resize(requests_.size());
-    statuses_.resize(requests_.size());
   }
 
   void check_trouble() const {
@@ -156,7 +169,8 @@ class Transfer final : public Pending::Work {
   std::vector<int> open_peers() const {
     std::vector<int> out;
     for (std::size_t i = 0; i < requests_.size(); ++i)
-      if (requests_[i] != MPI_REQUEST_NULL) out.push_back(pieces_[i].peer);
+      if (requests_[i] != MPI_REQUEST_NULL && pieces_[i].peer != kNoPeer)
+        out.push_back(pieces_[i].peer);
     std::sort(out.begin(), out.end());
     out.erase(std::unique(out.begin(), out.end()), out.end());
     return out;
@@ -233,7 +247,12 @@ class MpiGroup final : public HostGroup {
   std::unique_ptr<Group> make_part(const Call& call, int color, int part_rank,
                                    const std::vector<int>& /*members*/,
                                    const std::string& part_name) override {
-    MPI_Comm part = MPI_COMM_NULL;  // all ranks have just come, so this does not wait for long
+    // MPI_Comm_split has no time limit. All have come, but who stopped while it waited for a late
+    // rank has told its color before; here it is missed.
+    const auto signs = at::empty({size() + 1}, at::kByte);
+    const auto bytes = writable_bytes_of(signs);
+    gather(call, bytes.last(1), bytes.first(bytes.size() - 1), {signs})->wait();
+    MPI_Comm part = MPI_COMM_NULL;
     check_mpi(MPI_Comm_split(comm_, color, part_rank, &part), call.text);
     return std::make_unique<MpiGroup>(part, part_name, options());
   }
@@ -249,9 +268,22 @@ class MpiGroup final : public HostGroup {
 }  // namespace
 
 std::unique_ptr<Group> make_mpi_group(const GroupOptions& options) {
-  MPI_Comm comm = MPI_COMM_NULL;  // our own, so that our handler and messages never meet another's
-  check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &comm), "MPI_Comm_dup");
-  return std::make_unique<MpiGroup>(comm, "world", options);
+  const int rank = rank_in(MPI_COMM_WORLD), size = size_of(MPI_COMM_WORLD);
+  const Call call{c10::str("dup #0 of group world, rank ", rank, " of ", size)};
+  // In tensors, which outlive a wait that fails. A sign from each rank tells who has not come.
+  const auto signs = at::empty({size + 1}, at::kByte);
+  const auto made = at::empty({static_cast<std::int64_t>(sizeof(MPI_Comm))}, at::kByte);
+  auto* comm = static_cast<MPI_Comm*>(made.mutable_data_ptr());
+  Transfer transfer(MPI_COMM_WORLD, call, {signs, made}, options);
+  for (int peer = 0; peer < size; ++peer) {
+    if (peer == rank) continue;
+    const auto bytes = writable_bytes_of(signs);
+    transfer.receive(bytes.subspan(static_cast<std::size_t>(peer), 1), peer, kMessageTag);
+    transfer.send(bytes.last(1), peer, kMessageTag);
+  }
+  transfer.duplicate(comm);  // our own, so that our handler and messages never meet another's
+  transfer.wait();
+  return std::make_unique<MpiGroup>(*comm, "world", options);
 }
 
 }  // namespace tailor::distributed

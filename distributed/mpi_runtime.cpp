@@ -3,11 +3,15 @@
 #include <mpi.h>
 #include <unistd.h>
 
+#include <condition_variable>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <initializer_list>
+#include <mutex>
+#include <stop_token>
 #include <string>
+#include <thread>
 
 #include "distributed/group.hpp"
 #include "distributed/mpi_check.hpp"
@@ -20,6 +24,13 @@ int announced_ranks() {
   for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"})
     if (const char* text = std::getenv(name)) return std::atoi(text);
   return 0;
+}
+
+/// Before a call of MPI that has no time limit: who stopped while it waited for a late rank is
+/// missed here. One barrier does not tell, since a rank says that it has come before it waits.
+void meet(Group& world) {
+  world.barrier();
+  world.barrier();
 }
 
 }  // namespace
@@ -37,7 +48,19 @@ void mpi_start(int* argc, char*** argv) {
   }
 }
 
-void mpi_finish() { MPI_Finalize(); }
+void mpi_finish(std::unique_ptr<Group> world, std::chrono::milliseconds limit,
+                const std::function<void()>& late) {
+  meet(*world);
+  world.reset();
+  std::mutex mutex;
+  std::condition_variable_any never;
+  const std::jthread guard([&](const std::stop_token& finished) {
+    std::unique_lock lock(mutex);
+    never.wait_for(lock, finished, limit, [] { return false; });
+    if (!finished.stop_requested()) late();
+  });
+  MPI_Finalize();
+}
 
 void mpi_abort(int exit_code) {
   std::fflush(nullptr);
@@ -47,7 +70,8 @@ void mpi_abort(int exit_code) {
   std::_Exit(exit_code);
 }
 
-NodeRank mpi_node_rank() {
+NodeRank mpi_node_rank(Group& world) {
+  meet(world);
   MPI_Comm node = MPI_COMM_NULL;
   check_mpi(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node),
             "MPI_Comm_split_type");

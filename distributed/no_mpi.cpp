@@ -14,8 +14,9 @@ std::unique_ptr<Group> make_mpi_group(const GroupOptions& /*options*/) {
   throw CommError(kWithoutMpi);
 }
 void mpi_start(int* /*argc*/, char*** /*argv*/) { throw CommError(kWithoutMpi); }
-void mpi_finish() {}
+void mpi_finish(std::unique_ptr<Group> /*world*/, std::chrono::milliseconds /*limit*/,
+                const std::function<void()>& /*late*/) {}
 void mpi_abort(int exit_code) { std::_Exit(exit_code); }
-NodeRank mpi_node_rank() { return {}; }
+NodeRank mpi_node_rank(Group& /*world*/) { return {}; }
 
 }  // namespace tailor::distributed

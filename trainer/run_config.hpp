@@ -91,6 +91,7 @@ struct OutputConfig {
   std::int64_t logging_steps = 1;
   std::int64_t eval_steps = 50;                         // 0: only at the end
   bool jsonl = true, tensorboard = true, html = false;  // report_to
+  bool log_on_each_rank = false;                        // into dir/logs/rank-N.log
   bool resume = true;  // resume_from_checkpoint: latest, or false to refuse a used dir
 };
 

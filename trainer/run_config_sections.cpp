@@ -254,6 +254,7 @@ OutputConfig read_output(Section section, const PathBase& base) {
     section.report("report_to", "expected none alone, or without it");
   if (config.html && !config.jsonl && !section.failed("report_to"))
     section.report("report_to", "html needs jsonl, from which it is made");
+  config.log_on_each_rank = section.boolean("log_on_each_rank", config.log_on_each_rank);
   config.resume = section.boolean("resume_from_checkpoint", config.resume);
   section.finish();
   return config;

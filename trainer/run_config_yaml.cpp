@@ -119,6 +119,7 @@ void write_grpo(std::string& out, const GrpoConfig& grpo) {
       .number("entropy_coef", grpo.entropy_coef)
       .number("beta", grpo.beta)
       .number("kl_limit", grpo.kl_limit)
+      .integer("kl_patience", grpo.kl_patience)
       .word("importance_sampling_correction",
             word_of(grpo.importance_sampling_correction, kCorrections))
       .number("importance_sampling_clip_max", grpo.importance_sampling_clip_max)
@@ -132,7 +133,7 @@ void write_grpo(std::string& out, const GrpoConfig& grpo) {
       .integer("reuse_forward_mb", grpo.reuse_forward_mb)
       .flag("log_completions", grpo.log_completions);
   write_rejects(lines, grpo.importance_sampling_reject);
-  if (grpo.beta == 0.0) return;
+  if (!grpo.asks_reference()) return;
   lines.word("kl_in", word_of(grpo.kl_in, kKlPlaces));
   if (grpo.kl_in == KlPlace::Loss)
     lines.word("kl_estimator", word_of(grpo.kl_estimator, kKlEstimators))
@@ -234,6 +235,7 @@ std::string to_yaml(const RunConfig& config) {
       .integer("logging_steps", output.logging_steps)
       .integer("eval_steps", output.eval_steps)
       .word("report_to", reports(output))
+      .flag("log_on_each_rank", output.log_on_each_rank)
       .flag("resume_from_checkpoint", output.resume);
   return out;
 }

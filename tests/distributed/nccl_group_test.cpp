@@ -6,6 +6,7 @@
 #include <c10/cuda/CUDAFunctions.h>
 
 #include <catch2/catch.hpp>
+#include <utility>
 #include <vector>
 
 #include "distributed/mpi_runtime.hpp"
@@ -16,18 +17,22 @@ namespace {
 
 const GroupOptions kOptions{.timeout = std::chrono::seconds(60)};
 
+at::DeviceIndex gpu_of_rank = 0;  // known behind gpu_group()
+
 /// None where this machine has fewer GPUs than ranks.
 std::unique_ptr<Group> gpu_group() {
-  const auto node = mpi_node_rank();
+  auto world = make_mpi_group(kOptions);
+  const auto node = mpi_node_rank(*world);
   if (c10::cuda::device_count() < node.size) {
     WARN("left out: " << node.size << " ranks, " << int{c10::cuda::device_count()} << " GPUs");
     return nullptr;
   }
-  return make_nccl_group(make_mpi_group(kOptions), node.rank, kOptions);
+  gpu_of_rank = static_cast<at::DeviceIndex>(node.rank);
+  return make_nccl_group(std::move(world), node.rank, kOptions);
 }
 
 at::Tensor on_gpu(const at::Tensor& tensor) {
-  return tensor.to(at::Device(at::kCUDA, static_cast<at::DeviceIndex>(mpi_node_rank().rank)));
+  return tensor.to(at::Device(at::kCUDA, gpu_of_rank));
 }
 
 }  // namespace

@@ -10,7 +10,7 @@ if(TAILOR_MPI)
   add_test(NAME distributed/mpi_fault
            COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/distributed/mpi_fault_test.py
                    $<TARGET_FILE:distributed_mpi_fault> ${MPIEXEC_EXECUTABLE} --oversubscribe ${MPIEXEC_NUMPROC_FLAG} 3)
-  set_tests_properties(distributed/mpi_fault PROPERTIES TIMEOUT 120 PROCESSORS 3 LABELS "distributed;mpi"
+  set_tests_properties(distributed/mpi_fault PROPERTIES TIMEOUT 240 PROCESSORS 3 LABELS "distributed;mpi"
                        ENVIRONMENT "${TAILOR_MPI_ENVIRONMENT}")
 endif()
 if(TAILOR_MPI AND TAILOR_NCCL)

@@ -25,6 +25,12 @@ using distributed::MeshSizes;
 
 constexpr std::int64_t kVocabulary = 96, kSteps = 20, kRows = 8;
 
+/// Small, though all jobs learn with it. Adam divides a gradient by its own size, so that one which
+/// is rounding alone moves its parameter by a part of the rate, and what two layouts round apart
+/// grows with it: over all layouts below the norms of gradients differ by up to 3e-6 at this rate,
+/// by 5e-5 at 1e-3 and by 1e-4 at 3e-3; those of the first step, before any update, by 4e-7.
+constexpr double kLearningRate = 3e-4;
+
 constexpr auto kDense = R"({"model_type": "llama", "vocab_size": 96, "hidden_size": 32,
   "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4,
   "intermediate_size": 48, "max_position_embeddings": 128, "rms_norm_eps": 1e-5,
@@ -225,7 +231,7 @@ Curve train(const Job& job, const std::vector<Example>& examples, Group& world,
             : one_by_one(adapted_loss(*model, adapter, /*seed=*/11, step + 1, vocabulary));
     const auto report = sft_step(pass, trainable, optimizer, own, sync,
                                  {.step = step + 1,
-                                  .learning_rate = 3e-3,
+                                  .learning_rate = kLearningRate,
                                   .max_grad_norm = 1.0,
                                   .micro_batch_tokens = 40,
                                   .row_multiple = sizes.tp,
@@ -257,7 +263,7 @@ void check_layouts(const Job& job, const std::vector<MeshSizes>& layouts) {
   const auto examples = documents();
   const auto alone =
       distributed::on_ranks(1, [&](Group& world) { return train(job, examples, world, {}); })[0];
-  CHECK(alone.losses[18] < 0.9 * alone.losses[0]);                          // the same rows
+  CHECK(alone.losses[18] < 0.97 * alone.losses[0]);                         // the same rows
   if (job.router.capacity.factor > 0.0) CHECK(alone.balance.back() > 0.1);  // router/dropped
   for (const auto& sizes : layouts) {
     CAPTURE(distributed::describe(sizes));
@@ -265,17 +271,17 @@ void check_layouts(const Job& job, const std::vector<MeshSizes>& layouts) {
         sizes.world(), [&](Group& world) { return train(job, examples, world, sizes); });
     for (const auto& curve : curves) {
       CHECK(largest_difference(curve.losses, alone.losses) < kRelative);
-      CHECK(largest_difference(curve.norms, alone.norms) < 10 * kRelative);
+      CHECK(largest_difference(curve.norms, alone.norms) < kRelative);
       CHECK(curve.correct == alone.correct);
-      CHECK(largest_difference(curve.balance, alone.balance) < 10 * kRelative);
+      CHECK(largest_difference(curve.balance, alone.balance) < kRelative);
     }
     CHECK(curves[0].targets == alone.targets);
     REQUIRE(curves[0].adapter.size() == alone.adapter.size());
     for (std::size_t i = 0; i < alone.adapter.size(); ++i) {
       CHECK(curves[0].adapter[i].first == alone.adapter[i].first);
-      // Adam divides by the square root of a gradient that may be near zero.
-      CHECK((curves[0].adapter[i].second - alone.adapter[i].second).abs().max().item<float>() <
-            2e-3F);
+      // An entry whose gradient is rounding alone; one whose gradient is wrong is steps away.
+      CHECK((curves[0].adapter[i].second - alone.adapter[i].second).abs().max().item<double>() <
+            kLearningRate / 3);
     }
   }
 }
@@ -333,6 +339,18 @@ TEST_CASE("trained routers and their losses are alike on every layout") {
                                                                 {.pp = 2},
                                                                 {.ep = 2, .pp = 2},
                                                                 {.dp = 2, .dp_shard = 2}});
+}
+
+TEST_CASE("factors that experts share train alike on every layout") {
+  const auto* config = GENERATE(kQwen3Moe, kDeepSeek);
+  auto shared = job(config);
+  shared.lora.expert_lora = GENERATE(peft::ExpertLora::Shared, peft::ExpertLora::SharedOuter);
+  check_layouts(shared, {{.ep = 2},
+                         {.tp = 2},
+                         {.dp = 2, .ep = 2},
+                         {.tp = 2, .ep = 2},
+                         {.pp = 2},
+                         {.dp = 2, .ep = 2, .dp_shard = 2}});
 }
 
 TEST_CASE("what experts drop is alike on every layout") {

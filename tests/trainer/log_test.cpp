@@ -218,3 +218,66 @@ TEST_CASE("every logged step is in metrics.jsonl, with the losses from before a 
   CHECK(steps ==
         std::vector<std::string>{"{\"step\": 2", "{\"step\": 4", "{\"step\": 6", "{\"step\": 7"});
 }
+
+TEST_CASE("a log file has every line with its time, behind what it had before", "[metrics]") {
+  const TemporaryFolder folder;
+  const auto file = folder.get() / "logs" / "rank-1.log";
+  for (const bool terminal : {true, false}) {
+    const auto text = stderr_of(terminal, [&] {
+      log_info("early");
+      open_log_file(file);
+      set_log_level(LogLevel::Error);
+      log_info("note\033[2J");
+      log_warn("careful");
+      log_error("broken");
+      log_to_file(LogLevel::Error, "told by another rank");
+      set_status_line("never in a file");
+      std::_Exit(0);  // as behind an error, without what runs at exit
+    });
+    CHECK_THAT(text, Contains("early") && Contains("broken"));
+    CHECK_THAT(text, !Contains("note") && !Contains("careful") && !Contains("told by"));
+  }
+  std::ifstream in(file);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(in, line);) {
+    std::replace_if(
+        line.begin(), line.end(), [](unsigned char c) { return std::isdigit(c) != 0; }, 'd');
+    lines.push_back(line);
+  }
+  const std::string time = "dddd-dd-dd dd:dd:dd.ddd ";
+  const std::vector<std::string> once = {time + "info: note?[dJ", time + "warning: careful",
+                                         time + "error: broken",
+                                         time + "error: told by another rank"};
+  auto twice = once;
+  twice.insert(twice.end(), once.begin(), once.end());
+  CHECK(lines == twice);
+}
+
+TEST_CASE("a log file has the steps of a run whose terminal shows a bar", "[metrics]") {
+  const TemporaryFolder folder;
+  const auto file = folder.get() / "rank-0.log";
+  const auto text = stderr_of(true, [&] {
+    open_log_file(file);
+    Reporter reporter(options_of(folder.get()));
+    for (std::int64_t step = 1; step <= 3; ++step) reporter.report(step_of(step));
+    reporter.finish();
+  });
+  CHECK_THAT(text, !Contains("step 1/3"));
+  std::stringstream lines;
+  lines << std::ifstream(file).rdbuf();
+  CHECK_THAT(lines.str(),
+             Contains("step 1/3") && Contains("step 3/3") && Contains("3 steps in 0:00"));
+  CHECK(lines.str().find('\033') == std::string::npos);
+}
+
+TEST_CASE("a log file that cannot be opened is an error, one that cannot be written is not",
+          "[metrics]") {
+  const TemporaryFolder folder;
+  std::filesystem::create_directories(folder.get() / "rank-0.log");
+  CHECK_THROWS_AS(open_log_file(folder.get() / "rank-0.log"), std::system_error);
+  const auto text = stderr_of(false, [&] {
+    open_log_file("/dev/full");
+    log_info("goes on");
+  });
+  CHECK_THAT(text, Contains("goes on"));
+}

@@ -9,6 +9,10 @@ import sys
 import tempfile
 import time
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+
+from sessions import end_of_session, start_session
+
 TIMES = {
     "tokens_per_second",
     "supervised_tokens_per_second",
@@ -129,14 +133,12 @@ class Job:
         return [str(self.program), "train", str(self.file), "--json", *more]
 
     def start(self, *more, **options):
-        return subprocess.Popen(
-            self.command(*more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-        )
+        return start_session(self.command(*more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
     def finish(self, *more, code=0, **options):
         """Runs to the end; answers (result, text on stderr)."""
         process = self.start(*more, **options)
-        out, error = process.communicate(timeout=240)
+        out, error = end_of_session(process, timeout=240)
         if process.returncode != code:
             sys.exit(f"{' '.join(self.command(*more))}: expected code {code}, got {process.returncode}\n{error}")
         return (json.loads(out) if out else None), error
@@ -188,6 +190,26 @@ def expect(condition, what):
 def kill(process, number=signal.SIGKILL):
     process.send_signal(number)
     return process.communicate(timeout=120)
+
+
+def descendants(pid):
+    """Processes that it started, and that these did."""
+    for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        yield int(child)
+        yield from descendants(child)
+
+
+def pid_of_rank(process, rank):
+    """Of the ranks that mpirun, `process`, started."""
+    for pid in descendants(process.pid):
+        try:
+            words = pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        for name in (b"OMPI_COMM_WORLD_RANK", b"PMIX_RANK", b"PMI_RANK"):
+            if name + b"=" + str(rank).encode() in words:
+                return pid
+    sys.exit(f"no process is rank {rank}")
 
 
 def run_program(program, *arguments, code=0):

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""`mpirun -n N tailor train`: every layout trains alike, runs go on at other layouts, and whatever happens to a rank
-ends the job soon, with a reason, and costs nothing that was saved.
+"""`mpirun -n N tailor train`: trained routers on several layouts, and whatever happens to a rank ends the job soon,
+with a reason, and costs nothing that was saved. What every layout has in common is in ranks_alike_test.py.
 
     ranks_test.py PROGRAM GOLDEN LAUNCHER MPIEXEC... [-- NAME...]
 
@@ -8,159 +8,32 @@ GOLDEN holds tiny_llama and tiny_qwen3_moe, MPIEXEC ends with the option in fron
 is allowed TAILOR_TEST_SLOWNESS times the time.
 """
 
+import contextlib
 import json
 import os
 import pathlib
-import random
+import re
 import resource
 import shutil
 import signal
-import struct
-import subprocess
 import sys
 import time
 
-from program import TIMES, expect, expect_equal, run_tests, test
+from program import GRPO_JOB, expect, expect_equal, pid_of_rank, run_tests, test, write_data
+from ranked_job import DP2, EP2, ONE, SLOWNESS, TP2, Layout, Setting, end_of, expect_alike
+from sessions import end_of_session, processes_of
 
-LIMIT_S = 15 * float(os.environ.get("TAILOR_TEST_SLOWNESS", "1"))
-ROWS = 8  # a step, over all ranks
-
-JOB = """\
-model: {{name_or_path: {model}, dtype: float32}}
-peft: {{r: 4, lora_alpha: 8, init_lora_weights: false}}
-data:
-  train: [{{path: rows.jsonl, format: tokens}}]
-  eval: [{{path: rows.jsonl, format: tokens}}]
-  max_length: 32
-  packing: false
-train: {{learning_rate: 3.0e-3, max_steps: {steps}, lr_scheduler_type: constant, threads: 1}}
-output: {{dir: {name}, save_steps: {save_steps}, save_total_limit: 2, eval_steps: 10}}
-"""
-
-# Ranks, tensor_parallel_size, expert_parallel_size.
-DP2, TP2, EP2, EP2_DP2, TP2_EP2 = (2, 1, 1), (2, 2, 1), (2, 1, 2), (4, 1, 2), (4, 2, 2)
-LAYOUTS = {"tiny_llama": [DP2, TP2], "tiny_qwen3_moe": [DP2, TP2, EP2, EP2_DP2, TP2_EP2]}
+LIMIT_S = 15 * SLOWNESS
+MOE, LLAMA = "tiny_qwen3_moe", "tiny_llama"
 
 
-class Setting:
-    """Programs and files that all tests share."""
+class GoldenSetting(Setting):
+    def __init__(self, program, golden, launcher, mpiexec, folder):
+        super().__init__(program, mpiexec, folder)
+        self.golden, self.launcher = golden, launcher
 
-    def __init__(self, program, golden, launcher, mpiexec):
-        self.program, self.golden, self.launcher, self.mpiexec = program, golden, launcher, mpiexec
-        self.folder = None
-
-    def job(self, name, model="tiny_qwen3_moe", steps=20, save_steps=10):
-        return Job(self, name, self.golden / model, steps, save_steps)
-
-    def write_rows(self):
-        rng = random.Random(3)
-        with open(self.folder / "rows.jsonl", "w") as out:
-            for _ in range(5 * ROWS):  # of uneven lengths, so that ranks have unequal work
-                ids = [rng.randrange(60) for _ in range(rng.randrange(5, 20))]
-                out.write(json.dumps({"input_ids": ids, "labels": ids}) + "\n")
-
-
-class Job:
-    def __init__(self, setting, name, model, steps, save_steps):
-        self.setting, self.run = setting, setting.folder / name
-        self.file = setting.folder / f"{name}.yaml"
-        text = JOB.format(model=json.dumps(str(model)), name=name, steps=steps, save_steps=save_steps)
-        self.file.write_text(text)
-
-    def arguments(self, layout, *more):
-        ranks, tp, ep = layout
-        rows = ROWS * tp // ranks
-        sizes = {"train.per_device_train_batch_size": rows}
-        if tp > 1:
-            sizes["parallel.tensor_parallel_size"] = tp
-        if ep > 1:
-            sizes["parallel.expert_parallel_size"] = ep
-        pairs = [word for key, value in sizes.items() for word in ("--set", f"{key}={value}")]
-        return [str(self.file), "--json", *pairs, *more]
-
-    def command(self, layout, *more, last=()):
-        """`last`: options of the last rank alone."""
-        one = [str(self.setting.program), "train", *self.arguments(layout, *more)]
-        if layout[0] == 1:
-            return one
-        if not last:
-            return [*self.setting.mpiexec, str(layout[0]), *one]
-        return [*self.setting.mpiexec, str(layout[0] - 1), *one, ":", self.setting.mpiexec[-1], "1", *one, *last]
-
-    def start(self, layout, *more, last=(), command=None):
-        return subprocess.Popen(
-            command or self.command(layout, *more, last=last),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def finish(self, layout, *more, code=0, last=()):
-        """Runs to the end; answers (result, text on stderr)."""
-        process = self.start(layout, *more, last=last)
-        return end_of(process, code, "run")
-
-    def logged_steps(self):
-        file = self.run / "metrics.jsonl"
-        return file.read_bytes().count(b'"loss"') if file.exists() else 0
-
-    def start_and_wait(self, layout, steps, *more, **options):
-        """A process that has done so many steps more than the run had before."""
-        process = self.start(layout, *more, **options)
-        until = time.monotonic() + 120
-        checkpoint = self.checkpoints()[-1:] or ["step-000000"]
-        steps += int(checkpoint[0][5:])
-        while process.poll() is None and time.monotonic() < until:
-            if self.logged_steps() >= steps and self.checkpoints()[-1:] >= checkpoint:
-                return process
-            time.sleep(0.002)
-        process.kill()
-        sys.exit(f"not at step {steps}: {process.communicate()[1]}")
-
-    def checkpoints(self):
-        folder = self.run / "checkpoints"
-        return sorted(p.name for p in folder.iterdir() if p.name.startswith("step-")) if folder.exists() else []
-
-    def curve(self):
-        rows = [json.loads(line) for line in (self.run / "metrics.jsonl").read_text().splitlines()]
-        steps = [row for row in rows if "loss" in row]
-        return {
-            "loss": [row["loss"] for row in steps],
-            "grad_norm": [row["grad_norm"] for row in steps],
-            "eval_loss": [row["eval_loss"] for row in rows if "eval_loss" in row],
-        }
-
-    def adapter(self):
-        return read_floats(self.run / "adapter" / "adapter_model.safetensors")
-
-    def result(self):
-        """What two equal runs have in common, to the byte."""
-        lines = (self.run / "metrics.jsonl").read_text().splitlines()
-        metrics = [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
-        folder = self.run / "adapter"
-        return metrics, {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
-
-
-def read_floats(file):
-    data = file.read_bytes()
-    (size,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8 : 8 + size])
-    out = {}
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        begin, end = entry["data_offsets"]
-        out[name] = struct.unpack(f"<{(end - begin) // 4}f", data[8 + size + begin : 8 + size + end])
-    return out
-
-
-def end_of(process, code, what):
-    out, error = process.communicate(timeout=300)
-    if process.returncode != code:
-        sys.exit(f"{what}: expected code {code}, got {process.returncode}\n{out}\n{error}")
-    lines = out.splitlines()
-    expect(len(lines) <= 1, f"{what}: more than one rank writes to stdout: {out}")
-    return (json.loads(lines[0]) if lines else None), error
+    def job(self, name, model=MOE, **more):
+        return super().job(name, self.golden / model, **more)
 
 
 def end_of_fault(process, begin, code, line, what, limit_s=LIMIT_S):
@@ -175,93 +48,24 @@ def end_of_fault(process, begin, code, line, what, limit_s=LIMIT_S):
     return error
 
 
-def expect_close(mine, theirs, what, grad_norm=1e-4):
-    for name, bound in (("loss", 1e-5), ("grad_norm", grad_norm), ("eval_loss", 1e-5)):
-        expect(len(mine[name]) == len(theirs[name]) > 0, f"{what}: as many values of {name}")
-        worst = max(abs(a - b) / abs(b) for a, b in zip(mine[name], theirs[name]))
-        expect(worst < bound, f"{what}: {name} differs by {worst:.2e}")
-
-
-def name_of(layout):
-    ranks, tp, ep = layout
-    return f"tp{tp}_ep{ep}_dp{ranks // tp // ep}"
-
-
-def descendants(pid):
-    for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        yield int(child)
-        yield from descendants(child)
-
-
-def pid_of_rank(process, rank):
-    for pid in descendants(process.pid):
-        try:
-            words = pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        for name in (b"OMPI_COMM_WORLD_RANK", b"PMIX_RANK", b"PMI_RANK"):
-            if name + b"=" + str(rank).encode() in words:
-                return pid
-    sys.exit(f"no process is rank {rank}")
-
-
-@test
-def every_layout_trains_alike_and_runs_go_on_at_another(setting):
-    for model, layouts in LAYOUTS.items():
-        one = setting.job(f"{model}_one", model)
-        one.finish((1, 1, 1))
-        expected = one.curve()
-        expect(len(expected["loss"]) == 20 and expected["loss"][-1] < expected["loss"][0], expected)
-        for layout in layouts:
-            job = setting.job(f"{model}_{name_of(layout)}", model)
-            result, _ = job.finish(layout)
-            expect(result["steps"] == 20, result)
-            expect_close(job.curve(), expected, f"{model} {name_of(layout)}")
-            print(f"  {model} {name_of(layout)}", flush=True)
-
-    # As if the run on four ranks had ended behind step 10.
-    saved = setting.folder / f"tiny_qwen3_moe_{name_of(EP2_DP2)}"
-    for layout in (TP2, (1, 1, 1)):
-        job = setting.job(f"from_ep2_dp2_{name_of(layout)}")
-        shutil.copytree(saved, job.run)
-        shutil.rmtree(job.run / "adapter")
-        shutil.rmtree(job.run / "checkpoints" / "step-000020")
-        result, error = job.finish(layout)
-        expect("step-000010" in result["resumed_from"], result)
-        expect("warning: resuming with a change: " in error, error)
-        now = "one rank" if layout[0] == 1 else "pp 1 x dp 1 x ep 1 x tp 2"
-        expect(f"begun with pp 1 x dp 2 x ep 2 x tp 1, now {now}" in error, error)
-        expect_close(job.curve(), expected, f"ep2 x dp2, then {name_of(layout)}")
-        mine, theirs = job.adapter(), one.adapter()
-        expect(mine.keys() == theirs.keys(), "the same tensors")
-        worst = max(abs(a - b) for name in mine for a, b in zip(mine[name], theirs[name]))
-        expect(worst < 1e-5, f"the final adapter differs by {worst:.2e}")
-        print(f"  ep2 x dp2, then {name_of(layout)}", flush=True)
-    _, error = job.finish((1, 1, 1), "--set", "train.per_device_train_batch_size=4", code=2)
-    expect("begun with 8 rows, now 4 rows" in error, error)
-
-
 @test
 def trained_routers_are_alike_and_go_on_at_another_layout(setting):
     router = ["router.train_router=true", "router.router_aux_loss_coef=0.05", "router.router_z_loss_coef=0.001"]
     router = [word for pair in router for word in ("--set", pair)]
     one = setting.job("router_one")
-    one.finish((1, 1, 1), *router)
+    one.finish(ONE, *router)
     for layout in (EP2, TP2):
-        job = setting.job(f"router_{name_of(layout)}")
+        job = setting.job(f"router_{layout.name}")
         job.finish(layout, *router)
-        expect_close(job.curve(), one.curve(), f"routers, {name_of(layout)}")
+        expect_alike(job, one, f"routers, {layout.name}")
     job = setting.job("router_further")  # from the middle of the last
-    shutil.copytree(setting.folder / f"router_{name_of(TP2)}", job.run)
+    shutil.copytree(setting.folder / f"router_{TP2.name}", job.run)
     shutil.rmtree(job.run / "adapter")
     shutil.rmtree(job.run / "checkpoints" / "step-000020")
     result, _ = job.finish(EP2, *router)
     expect("step-000010" in result["resumed_from"], result)
-    expect_close(job.curve(), one.curve(), "routers, tp2, then ep2")
-    mine, theirs = job.adapter(), one.adapter()
-    expect("base_model.model.model.layers.0.mlp.gate.weight" in mine and mine.keys() == theirs.keys(), mine.keys())
-    worst = max(abs(a - b) for name in mine for a, b in zip(mine[name], theirs[name]))
-    expect(worst < 1e-5, f"the final adapter differs by {worst:.2e}")
+    expect_alike(job, one, "routers, tp2, then ep2")
+    expect("base_model.model.model.layers.0.mlp.gate.weight" in job.adapter(), job.adapter().keys())
 
 
 @test
@@ -313,7 +117,7 @@ def faults_in_training_cost_nothing_that_was_saved(setting):
     process = job.start_and_wait(EP2, 7)
     begin = time.monotonic()
     process.send_signal(signal.SIGTERM)  # mpirun kills its ranks
-    process.communicate(timeout=60)
+    end_of_session(process, timeout=60)
     expect(process.returncode != 0 and time.monotonic() - begin < LIMIT_S, f"{process.returncode}")
 
     result, _ = job.finish(EP2)
@@ -329,17 +133,118 @@ def mistakes_are_told_once(setting):
         process = job.start(layout, *more, last=last)
         return end_of_fault(process, begin, 2, line, line, limit_s=4 * LIMIT_S)  # the start included
 
-    moe = "tiny_qwen3_moe"
-    fails(moe, (3, 2, 1), "parallel.tensor_parallel_size: 2 does not divide the 3 ranks of this job")
-    fails(moe, (3, 1, 3), "expert_parallel_size 3: expected a divisor of the 8 experts of a layer")
-    fails("tiny_llama", EP2, "expert_parallel_size 2: llama has no experts")
-    fails(moe, EP2, 'error: --set trian.x=3: trian: unknown key; did you mean "train"?', "--set", "trian.x=3")
-    whole, cut = setting.golden / moe, setting.folder / "cut"
+    fails(MOE, Layout(3, tp=2), "parallel.tensor_parallel_size: 2 does not divide the 3 ranks of this job")
+    fails(MOE, Layout(3, ep=3), "expert_parallel_size 3: expected a divisor of the 8 experts of a layer")
+    fails(LLAMA, EP2, "expert_parallel_size 2: llama has no experts")
+    fails(MOE, EP2, 'error: --set trian.x=3: trian: unknown key; did you mean "train"?', "--set", "trian.x=3")
+    whole, cut = setting.golden / MOE, setting.folder / "cut"
     shutil.copytree(whole, cut)
     os.truncate(cut / "model.safetensors", 100_000)
     last = ("--set", f"model.name_or_path={cut}")
-    error = fails(moe, EP2, "error: rank 1: ", last=last)
+    error = fails(MOE, EP2, "error: rank 1: ", last=last)
     expect(str(cut / "model.safetensors") in error, error)
+
+
+@contextlib.contextmanager
+def held_up(file):
+    """A named pipe in the place of `file`; what is yielded waits until a process reads it, which from then on neither
+    goes on nor ends."""
+    os.mkfifo(file)
+    writers = []
+
+    def wait_for_reader(process):
+        until = time.monotonic() + 60 * SLOWNESS
+        while time.monotonic() < until:
+            expect(process.poll() is None, f"the job waits for {file}")
+            with contextlib.suppress(OSError):  # nobody reads yet
+                writers.append(os.open(file, os.O_WRONLY | os.O_NONBLOCK))
+                return
+            time.sleep(0.002)
+        sys.exit(f"nobody reads {file}")
+
+    yield wait_for_reader
+    for writer in writers:
+        os.close(writer)
+
+
+def end_of_hang(process, begin, limit_s, ranks, what):
+    """Told by a rank that waits, once its limit is over: the call, its group and number, who waits and for whom."""
+    error = end_of_fault(process, begin, 4, f"from rank 1 within {limit_s:g} s", what, limit_s + 5 * SLOWNESS)
+    place = rf"error: [a-z_]+ #\d+ of group \w+, rank 0 of {ranks}: no answer from rank 1 within {limit_s:g} s\n"
+    expect(re.search(place, error), f"{what}: {place!r} in {error}")
+    # The others may have begun to wait a little before.
+    expect(time.monotonic() - begin > 0.7 * limit_s, f"{what}: before its time")
+
+
+STUCK_REWARD = """\
+import time
+
+calls = 0
+
+
+def quick(completions, **rest):
+    return [float(any(c in text for c in "aeiou")) for text in completions]
+
+
+def stuck(completions, **rest):
+    global calls
+    calls += 1
+    if calls == 3:
+        open("stuck", "w").close()
+        time.sleep(1000)
+    return quick(completions)
+"""
+
+
+@test
+def a_rank_that_hangs_alive_ends_the_job_when_the_time_is_over(setting):
+    limit_s = 3 * SLOWNESS
+    environment = os.environ | {"TAILOR_TIMEOUT_S": str(limit_s)}
+
+    job = setting.job("reading")
+    pipe = setting.folder / "pipe.jsonl"
+    last = ("--set", f"data.train=[{{path: {pipe}, format: tokens}}]")
+    with held_up(pipe) as wait_for_reader:
+        process = job.start(DP2, last=last, env=environment)
+        wait_for_reader(process)
+        end_of_hang(process, time.monotonic(), limit_s, 2, "rank 1 hangs while it reads")
+
+    # In the midst of training.
+    (setting.folder / "hanging.py").write_text(STUCK_REWARD)
+    write_data(setting.folder)
+    job = setting.job("scoring", LLAMA)
+    model = json.dumps(str(setting.golden / LLAMA))
+    job.file.write_text(GRPO_JOB.format(model=model, run="scoring", steps=100, save_steps=0, eval_steps=0))
+    reward = "rewards=[{{python: 'hanging.py:{}', timeout_s: 1000}}]"
+    more, last = ("--set", reward.format("quick")), ("--set", reward.format("stuck"))
+    process = job.start(DP2, *more, last=last, env=environment)
+    stuck, until = setting.folder / "stuck", time.monotonic() + 60 * SLOWNESS
+    while not stuck.exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.002)
+    begin = time.monotonic()
+    end_of_hang(process, begin, limit_s, 2, "rank 1 hangs while it scores")
+    expect(job.logged_steps() >= 2, f"behind {job.logged_steps()} steps")
+
+
+@test
+def a_launcher_that_does_not_end_is_killed_with_its_ranks(setting):
+    job = setting.job("endless")
+    pipe = setting.folder / "pipe.jsonl"
+    with held_up(pipe) as wait_for_reader:
+        process = job.start(DP2, last=("--set", f"data.train=[{{path: {pipe}, format: tokens}}]"))
+        wait_for_reader(process)
+        ranks = [pid_of_rank(process, rank) for rank in (0, 1)]
+        expect(len({process.pid, *ranks} & set(processes_of(process))) == 3, "mpirun and its ranks are one session")
+        try:
+            end_of_session(process, timeout=0.5)
+        except SystemExit as told:
+            expect("no end within 0.5 s" in str(told), told)
+        else:
+            sys.exit("a job that hangs has ended")
+        expect(processes_of(process) == [], "nothing goes on")
+        for pid in ranks:
+            state = pathlib.Path(f"/proc/{pid}/stat")
+            expect(not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z", f"{pid} goes on")
 
 
 def main(program, golden, launcher, *mpiexec):
@@ -347,14 +252,8 @@ def main(program, golden, launcher, *mpiexec):
     if "--" in mpiexec:
         at = mpiexec.index("--")
         mpiexec, names = mpiexec[:at], mpiexec[at + 1 :]
-    setting = Setting(pathlib.Path(program), pathlib.Path(golden).resolve(), launcher, list(mpiexec))
-
-    def in_folder(folder):
-        setting.folder = folder
-        setting.write_rows()
-        return setting
-
-    run_tests(names, in_folder)
+    golden = pathlib.Path(golden).resolve()
+    run_tests(names, lambda folder: GoldenSetting(program, golden, launcher, mpiexec, folder))
 
 
 if __name__ == "__main__":

@@ -98,6 +98,7 @@ output:
   logging_steps: 2
   eval_steps: 0
   report_to: tensorboard
+  log_on_each_rank: true
   resume_from_checkpoint: false
 )");
   const auto& lora = *config.peft;
@@ -144,7 +145,7 @@ output:
   CHECK(config.output.logging_steps == 2);
   CHECK(config.output.eval_steps == 0);
   CHECK_FALSE((config.output.jsonl || config.output.resume));
-  CHECK(config.output.tensorboard);
+  CHECK((config.output.tensorboard && config.output.log_on_each_rank));
 
   SECTION("and the resolved configuration reads back as the same") {
     CHECK(to_yaml(workspace.read(to_yaml(config))) == to_yaml(config));
@@ -293,6 +294,10 @@ TEST_CASE("values that contradict each other are refused", "[trainer]") {
   CHECK(workspace.errors(kSmall, {"output.report_to=[none, jsonl]"}) ==
         "--set output.report_to=[none, jsonl]: output.report_to: expected none alone, or without "
         "it");
+  CHECK_FALSE(workspace.read(kSmall).output.log_on_each_rank);
+  CHECK(workspace.errors(kSmall, {"output.log_on_each_rank=2"}) ==
+        "--set output.log_on_each_rank=2: output.log_on_each_rank: expected true or false, found "
+        "\"2\"");
   CHECK(workspace.errors(kSmall, {"output.save_total_limit=0"}) ==
         "--set output.save_total_limit=0: output.save_total_limit: expected a positive integer, "
         "found \"0\"");

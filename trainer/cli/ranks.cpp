@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -31,7 +32,7 @@ namespace {
 using distributed::Reduce;
 
 // main() must know, whatever was thrown:
-bool mpi_runs = false;
+std::atomic<bool> mpi_runs = false;
 bool only_here = false;  // the error that is under way is none of all ranks
 
 /// TAILOR_TIMEOUT_S, for clusters whose ranks are further apart in time than usual.
@@ -94,9 +95,24 @@ std::exception_ptr caught(const std::function<void()>& work) {
   return nullptr;
 }
 
+std::string ended_by(int rank) {
+  return "an error of rank " + std::to_string(rank) + ", which tells it, ends the job";
+}
+
+constexpr int kPeers = 4;  // the code of a peer or a wire that failed
+
+/// MPI_Finalize lasts too long. MPI is beyond MPI_Abort; the launcher ends who has not ended.
+[[noreturn]] void end_unfinished(std::chrono::milliseconds limit) {
+  mpi_runs = false;
+  const double seconds = std::chrono::duration<double>(limit).count();
+  tell_and_end({kPeers, "MPI_Finalize: a rank has stopped while MPI ends: no answer within " +
+                            configs::number_text(seconds) + " s"});
+  std::_Exit(kPeers);
+}
+
 }  // namespace
 
-Ranks::Ranks() : exceptions_(std::uncaught_exceptions()) {
+Ranks::Ranks() {
   if (!distributed::under_mpi_launcher()) {
     refuse_tasks_without_ranks();
     world_ = distributed::make_single_group();
@@ -115,12 +131,24 @@ Ranks::Ranks() : exceptions_(std::uncaught_exceptions()) {
   if (!leads()) set_log_level(LogLevel::Error);
 }
 
-Ranks::~Ranks() {
-  world_.reset();
-  if (!mpi_runs || std::uncaught_exceptions() > exceptions_) return;
+void Ranks::log_to(const std::filesystem::path& folder) {
+  together([&] {
+    open_log_file(folder / ("rank-" + std::to_string(rank()) + ".log"));
+    std::array<char, 256> host{};
+    gethostname(host.data(), host.size() - 1);
+    log_to_file(LogLevel::Info, "rank " + std::to_string(rank()) + " of " + std::to_string(size()) +
+                                    ", process " + std::to_string(getpid()) + " on " + host.data());
+  });
+}
+
+void Ranks::finish() {
+  if (!mpi_runs) return;
   // The launcher may end a rank as soon as another has ended with a code other than 0.
   std::cout.flush();
-  distributed::mpi_finish();
+  // All have come by then and have nothing left to do.
+  constexpr std::chrono::milliseconds kMost = std::chrono::minutes(1);
+  const auto limit = std::min(time_limit(), kMost);
+  distributed::mpi_finish(std::move(world_), limit, [limit] { end_unfinished(limit); });
   mpi_runs = false;
 }
 
@@ -140,7 +168,7 @@ std::string Ranks::from_first(const std::string& text) {
 }
 
 at::Device Ranks::device(const ModelConfig& config) {
-  const auto seat = size() > 1 ? distributed::mpi_node_rank() : distributed::NodeRank{};
+  const auto seat = size() > 1 ? distributed::mpi_node_rank(*world_) : distributed::NodeRank{};
   at::Device out = at::kCPU;
   together([&] {
     out = choose_device(config, seat);
@@ -189,7 +217,10 @@ void Ranks::together(const std::function<void()>& work) {
     ++number;
   }
   if (number == 0) return;
-  if (rank() != first) throw Silent{static_cast<int>(codes[first])};
+  if (rank() != first) {
+    log_to_file(LogLevel::Error, error ? explain(error).text : ended_by(first));
+    throw Silent{static_cast<int>(codes[first])};
+  }
   only_here = number < size();
   std::rethrow_exception(error);
 }
@@ -204,7 +235,9 @@ void Ranks::by_first(const std::function<void()>& work) {
   world_->broadcast(code, 0);
   if (error) std::rethrow_exception(error);
   const auto failed = *code.const_data_ptr<std::int64_t>();
-  if (failed != 0) throw Silent{static_cast<int>(failed)};
+  if (failed == 0) return;
+  log_to_file(LogLevel::Error, ended_by(0));
+  throw Silent{static_cast<int>(failed)};
 }
 
 void refuse_several_ranks(const std::string& command) {
@@ -224,12 +257,14 @@ void wait_to_be_ended(int exit_code) {
 }
 
 void tell_and_end(const Failure& failure, const std::string& trace) {
+  // At once: another rank that fails alike may end this one.
+  log_to_file(LogLevel::Error, trace.empty() ? failure.text : failure.text + '\n' + trace);
   const int rank = distributed::launcher_rank();
   // Rank 0 prints and ends all within it; where MPI does not run, the launcher does when it sees
   // it.
   constexpr std::chrono::milliseconds kTurn(500), kLongTurn(10'000);
   if (rank > 0) std::this_thread::sleep_for(mpi_runs ? kTurn : kLongTurn);
-  constexpr int kPeers = 4;  // its text names the rank
+  // The text of kPeers names the rank.
   const bool names_rank = failure.code != kPeers && (only_here || rank > 0);
   // One write: that of another rank may come at the same time.
   std::cerr << "error: " + (names_rank ? "rank " + std::to_string(rank) + ": " : "") +

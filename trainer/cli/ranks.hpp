@@ -1,5 +1,6 @@
 #pragma once
 
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
@@ -15,8 +16,7 @@ namespace tailor::trainer::cli {
 /// starts MPI. Made once, by a command that knows what to do with several.
 class Ranks {
  public:
-  Ranks();   // ranks beside the first log errors alone
-  ~Ranks();  // ends MPI where nothing was thrown; else main() ends the job, see tell_and_end()
+  Ranks();  // ranks beside the first tell errors alone on stderr
   Ranks(const Ranks&) = delete;
   Ranks& operator=(const Ranks&) = delete;
 
@@ -44,13 +44,20 @@ class Ranks {
   void together(const std::function<void()>& work);
   void by_first(const std::function<void()>& work);  // likewise, but rank 0 alone does it
 
+  /// What this rank logs also goes to FOLDER/rank-N.log, behind what is there; see open_log_file().
+  /// Throws as together() does.
+  void log_to(const std::filesystem::path& folder);
+
+  /// Collective, as the last call, behind the end of every mesh: waits for all ranks and ends MPI.
+  /// Without it main() ends the job, see tell_and_end().
+  void finish();
+
   /// This process' share of the machine's cores among the ranks on it, at least 1.
   std::int64_t cores() const { return cores_; }
 
  private:
   std::unique_ptr<distributed::Group> world_;
   std::int64_t cores_ = 0;
-  int exceptions_;
 };
 
 /// For commands that run on one rank: throws configs::ConfigError where a launcher started several,
@@ -68,7 +75,8 @@ void wait_to_be_ended(int exit_code);
 
 /// Behind an error of this process: prints it, with the rank where the others have not failed
 /// alike, and `trace` below it, and ends all ranks with its code where MPI runs in this process;
-/// they would wait for this one. Where all fail at once the first one prints.
+/// they would wait for this one. Where all fail at once the first one prints. The log file of the
+/// rank, where there is one, has it in any case.
 void tell_and_end(const Failure& failure, const std::string& trace = "");
 
 }  // namespace tailor::trainer::cli

@@ -79,8 +79,8 @@ bool is_finished(const RunDirectory& directory, const Checkpoint& checkpoint,
 
 /// Factors to begin with from peft.adapter_path. What the job says of the adapter must be what the
 /// files say: nothing that the user wrote is changed in silence.
-void start_from(const fs::path& path, peft::LoraAdapter& adapter) {
-  auto files = peft::read_adapter(path);
+void start_from(const fs::path& path, const std::string& model_type, peft::LoraAdapter& adapter) {
+  auto files = peft::read_adapter(path, model_type);
   if (peft::complete_routers(files, adapter))
     log_info(path.string() + " holds no routers: they begin as the model's");
   const auto place = [&](const std::string& key) {
@@ -146,6 +146,7 @@ class TrainCommand {
     device_ = ranks_.device(config_.model);
     mesh_ = ranks_.mesh(config_.parallel, device_);
     ranks_.by_first([&] { take_directory(); });
+    if (config_.output.log_on_each_rank) ranks_.log_to(config_.output.dir / "logs");
   }
 
   int operator()() {
@@ -192,7 +193,8 @@ class TrainCommand {
       check_router(config_, *shell, *adapter);
       log_info("adapter: " + describe_adapter(*adapter));
       for (const auto& warning : adapter_warnings(*adapter)) log_warn(warning);
-      if (!config_.adapter_path.empty()) start_from(config_.adapter_path, *adapter);
+      if (!config_.adapter_path.empty())
+        start_from(config_.adapter_path, shell->shape().model_type, *adapter);
     }
     make_part();  // refuses what the ranks cannot share
     task_ = open_task(config_, pretrained_, mesh_.sizes.data(), /*scores=*/mesh_.tp->rank() == 0);
@@ -251,7 +253,7 @@ class TrainCommand {
       log_info("resuming behind step " + std::to_string(checkpoint_->state.step) + " of " +
                std::to_string(task_->total_steps()) + ", from " + checkpoint_->path.string());
     } else if (!config_.adapter_path.empty()) {
-      auto files = peft::read_adapter(config_.adapter_path);
+      auto files = peft::read_adapter(config_.adapter_path, model_->shape().model_type);
       peft::complete_routers(files, *adapter_);
       scatter_adapter(files, *adapter_);
       log_info("starting from " + config_.adapter_path.string());
@@ -365,7 +367,9 @@ int train(TrainOptions options) {
   if (options.threads > 0)
     options.overrides.push_back("train.threads=" + std::to_string(options.threads));
   Ranks ranks;
-  return TrainCommand(options, ranks, ranks.shared_text(options.job))();
+  const int code = TrainCommand(options, ranks, ranks.shared_text(options.job))();
+  ranks.finish();
+  return code;
 }
 
 }  // namespace

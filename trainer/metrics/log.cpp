@@ -1,9 +1,11 @@
 #include "trainer/metrics/log.hpp"
 
+#include <fcntl.h>
 #include <spdlog/logger.h>
 #include <spdlog/sinks/base_sink.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
@@ -15,13 +17,22 @@ namespace tailor::trainer {
 namespace {
 
 constexpr const char* kEraseLine = "\r\033[K";
+constexpr const char* kTimedLine = "%Y-%m-%d %H:%M:%S.%e %l: %v";
+
+void write_if_possible(int descriptor, const std::string& text) {
+  try {
+    write_all(descriptor, text);
+  } catch (const std::system_error&) {
+    // A closed stderr or a full disk must not end a run.
+  }
+}
 
 /// Log lines and the status line share the terminal: a log line takes the place of the status line,
 /// which is drawn again below it, in one write so that nothing flickers.
 class StderrSink : public spdlog::sinks::base_sink<std::mutex> {
  public:
   StderrSink() : terminal_(stderr_terminal()) {
-    if (!terminal_.interactive) set_pattern_("%Y-%m-%d %H:%M:%S.%e %l: %v");
+    if (!terminal_.interactive) set_pattern_(kTimedLine);
   }
 
   void set_status(std::string line) {
@@ -57,16 +68,36 @@ class StderrSink : public spdlog::sinks::base_sink<std::mutex> {
   void flush_() override {}
 
  private:
-  static void write(const std::string& text) {
-    try {
-      write_all(STDERR_FILENO, text);
-    } catch (const std::system_error&) {
-      // A closed stderr must not end a run.
-    }
-  }
+  static void write(const std::string& text) { write_if_possible(STDERR_FILENO, text); }
 
   Terminal terminal_;
   std::string status_;
+};
+
+/// Nothing until it is opened. Each line is one write, so that none is lost with the process.
+class FileSink : public spdlog::sinks::base_sink<std::mutex> {
+ public:
+  FileSink() { set_pattern_(kTimedLine); }
+
+  void open(const std::filesystem::path& file) {
+    std::filesystem::create_directories(file.parent_path());
+    const std::lock_guard lock(mutex_);
+    descriptor_ = ::open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    if (descriptor_ < 0)
+      throw std::system_error(errno, std::generic_category(), file.string() + ": cannot be opened");
+  }
+
+ protected:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    if (descriptor_ < 0) return;
+    spdlog::memory_buf_t line;
+    formatter_->format(message, line);
+    write_if_possible(descriptor_, std::string(line.data(), line.size()));
+  }
+  void flush_() override {}
+
+ private:
+  int descriptor_ = -1;
 };
 
 /// Never destroyed: other objects may log while the program ends.
@@ -79,9 +110,16 @@ StderrSink& sink() {
   return instance;
 }
 
+FileSink& file_sink() {
+  static auto& instance = *new FileSink;
+  return instance;
+}
+
 spdlog::logger& logger() {
-  static auto& instance = *new spdlog::logger(
-      "tailor", std::shared_ptr<spdlog::sinks::sink>(&sink(), [](spdlog::sinks::sink*) {}));
+  const auto unowned = [](spdlog::sinks::sink& one) {
+    return std::shared_ptr<spdlog::sinks::sink>(&one, [](spdlog::sinks::sink*) {});
+  };
+  static auto& instance = *new spdlog::logger("tailor", {unowned(sink()), unowned(file_sink())});
   return instance;
 }
 
@@ -105,12 +143,20 @@ void log(LogLevel level, std::string_view message) {
 }
 
 void set_log_level(LogLevel level) {
-  logger().set_level(level_of(level));
+  sink().set_level(level_of(level));
   if (level != LogLevel::Info) sink().set_status("");
 }
 
+void open_log_file(const std::filesystem::path& file) { file_sink().open(file); }
+
+void log_to_file(LogLevel level, std::string_view message) {
+  const auto text = printable(std::string(message));
+  file_sink().log(spdlog::details::log_msg(logger().name(), level_of(level),
+                                           spdlog::string_view_t(text.data(), text.size())));
+}
+
 void set_status_line(std::string line) {
-  if (line.empty() || logger().should_log(spdlog::level::info)) sink().set_status(std::move(line));
+  if (line.empty() || sink().should_log(spdlog::level::info)) sink().set_status(std::move(line));
 }
 
 }  // namespace tailor::trainer

@@ -53,15 +53,16 @@ struct Reporter::Impl {
     return now;
   }
 
-  bool due(double interval_s) const {
-    return !shown || std::chrono::duration<double>(Clock::now() - *shown).count() >= interval_s;
+  static bool due(const std::optional<Clock::time_point>& last_time, double interval_s) {
+    return !last_time ||
+           std::chrono::duration<double>(Clock::now() - *last_time).count() >= interval_s;
   }
 
   void draw(bool at_once) {
-    if (!terminal.interactive || !(at_once || due(kRedrawS))) return;
+    if (!terminal.interactive || !(at_once || due(drawn, kRedrawS))) return;
     // The last column stays free: some terminals begin a new line behind it.
     set_status_line(bar_line(last, progress(), terminal_width(STDERR_FILENO) - 1, terminal));
-    shown = Clock::now();
+    drawn = Clock::now();
   }
 
   void write(const std::vector<Metric>& metrics) {
@@ -72,7 +73,7 @@ struct Reporter::Impl {
   ReporterOptions options;
   Terminal terminal;
   Clock::time_point started;
-  std::optional<Clock::time_point> shown;
+  std::optional<Clock::time_point> drawn, told;  // the bar, a line
   std::optional<JsonlLog> jsonl;
   std::optional<TensorboardLog> tensorboard;
   std::vector<double> curve;
@@ -94,12 +95,14 @@ void Reporter::report(const StepMetrics& metrics) {
     i.write(all);
     if (const auto number = find_number(all, i.options.curve)) i.curve.push_back(*number);
   }
-  if (i.terminal.interactive) {
-    i.draw(ends);
-  } else if (logged && (ends || i.due(kLineS))) {
-    log_info(plain_line(metrics, i.progress()));
-    i.shown = Clock::now();
-  }
+  i.draw(ends);
+  if (!logged || !(ends || Impl::due(i.told, kLineS))) return;
+  const auto line = plain_line(metrics, i.progress());
+  if (i.terminal.interactive)
+    log_to_file(LogLevel::Info, line);  // a terminal has the bar
+  else
+    log_info(line);
+  i.told = Clock::now();
 }
 
 void Reporter::report(const EvalMetrics& metrics) { report(fields(metrics), eval_line(metrics)); }
