@@ -127,6 +127,13 @@ void read_kl(Section& grpo, GrpoConfig& config) {
   config.use_bias_correction_kl =
       grpo.boolean("use_bias_correction_kl", config.use_bias_correction_kl);
   config.kl_limit = grpo.number("kl_limit", config.kl_limit, kNotNegative);
+  config.kl_patience = grpo.integer("kl_patience", config.kl_patience, 1, 1 << 30);
+  if (config.kl_in == KlPlace::Off) {
+    if (config.beta > 0.0) grpo.report("beta", "expected 0 where kl_in is off");
+    for (const auto* key : {"kl_estimator", "use_bias_correction_kl"})
+      if (grpo.has(key)) grpo.report(key, "has no effect where kl_in is off");
+    return;
+  }
   for (const auto* key : {"kl_estimator", "kl_in", "use_bias_correction_kl"})
     if (config.beta == 0.0 && grpo.has(key)) grpo.report(key, "has no effect without beta above 0");
   if (config.kl_in == KlPlace::Reward && config.beta > 0.0) {
@@ -137,8 +144,6 @@ void read_kl(Section& grpo, GrpoConfig& config) {
     if (config.multi_objective_aggregation == RewardAggregation::NormalizeThenSum)
       grpo.report("kl_in", "expected loss where multi_objective_aggregation is normalize_then_sum");
   }
-  if (config.kl_limit > 0.0 && config.beta == 0.0)
-    grpo.report("kl_limit", "needs beta above 0: without it the divergence is not measured");
 }
 
 /// The place among kRejects of a key of the mapping `key`; absent, and noted, where it is none.
@@ -192,7 +197,7 @@ void read_correction(Section& grpo, GrpoConfig& config) {
     grpo.report("importance_sampling_clip_min",
                 "expected at most importance_sampling_clip_max (" +
                     configs::number_text(config.importance_sampling_clip_max) + ')');
-  config.mismatch_limit = grpo.number("mismatch_limit", config.mismatch_limit, kNotNegative);
+  config.mismatch_limit = optional_number(grpo, "mismatch_limit", kNotNegative);
   const auto correction = config.importance_sampling_correction;
   if (config.loss_type == LossType::Vespo &&
       (correction == Correction::SequenceTruncate || correction == Correction::SequenceMask))
@@ -218,7 +223,7 @@ void read_batches(Section& grpo, GrpoConfig& config) {
                 "expected false with max_staleness above 0: which groups stay is known only once "
                 "they are scored");
   config.max_num_gen_batches =
-      grpo.integer("max_num_gen_batches", config.max_num_gen_batches, 1, 1 << 20);
+      grpo.integer("max_num_gen_batches", config.max_num_gen_batches, 0, 1 << 20);
   config.zero_spread_patience =
       grpo.integer("zero_spread_patience", config.zero_spread_patience, 0, 1 << 30);
   config.log_completions = grpo.boolean("log_completions", config.log_completions);

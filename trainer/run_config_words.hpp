@@ -27,7 +27,7 @@ inline constexpr std::initializer_list<const char*> kScaleRewards{"group", "batc
 inline constexpr std::initializer_list<const char*> kRewardAggregations{"sum_then_normalize",
                                                                         "normalize_then_sum"};
 inline constexpr std::initializer_list<const char*> kKlEstimators{"k1", "k2", "k3", "k1+", "k3+"};
-inline constexpr std::initializer_list<const char*> kKlPlaces{"loss", "reward"};
+inline constexpr std::initializer_list<const char*> kKlPlaces{"loss", "reward", "off"};
 inline constexpr std::initializer_list<const char*> kCorrections{
     "auto", "off", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "bypass"};
 inline constexpr std::initializer_list<const char*> kRejects{

@@ -148,11 +148,14 @@ Choice draw_filtered(std::span<const float> logits, const SamplingConfig& config
   return {static_cast<std::size_t>(ids[i]), std::log(masses[i] / kept)};
 }
 
+bool filters(const SamplingConfig& config) {
+  return config.top_k > 0 || config.top_p < 1 || config.min_p > 0;
+}
+
 Choice choose(std::span<const float> logits, float largest, const Softmax* softmax,
               const SamplingConfig& config, double u) {
   if (config.temperature <= 0) return {index_of(logits, largest), 0.0};
-  if (config.top_k > 0 || config.top_p < 1 || config.min_p > 0)
-    return draw_filtered(logits, config, u);
+  if (filters(config)) return draw_filtered(logits, config, u);
   if (softmax != nullptr && config.temperature == softmax->temperature)
     return draw(logits, *softmax, u);
   return draw(logits, Softmax(logits, config.temperature), u);
@@ -176,9 +179,15 @@ Sampled sample(std::span<float> logits, std::span<const std::int64_t> seen,
   const auto u = kernels::to_uniform(
       kernels::random_bits(config.seed, kernels::stream_of("sample", {sequence}), position));
   const auto chosen = choose(logits, largest, is_changed ? nullptr : &softmax, config, u);
-  const auto logit = is_changed ? raw[chosen.id] : logits[chosen.id];
-  return {static_cast<std::int64_t>(chosen.id), static_cast<float>(softmax.logprob(logit)),
-          static_cast<float>(chosen.logprob)};
+  const std::span<const float> unchanged = is_changed ? raw : logits;
+  const auto logprob = softmax.logprob(unchanged[chosen.id]);
+  auto whole = chosen.logprob;
+  if (config.temperature <= 0 || config.temperature == softmax.temperature)
+    whole = logprob;
+  else if (is_changed || filters(config))
+    whole = Softmax(unchanged, config.temperature).logprob(unchanged[chosen.id]);
+  return {static_cast<std::int64_t>(chosen.id), static_cast<float>(logprob),
+          static_cast<float>(chosen.logprob), static_cast<float>(whole)};
 }
 
 }  // namespace tailor::models

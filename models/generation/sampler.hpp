@@ -28,6 +28,9 @@ struct Sampled {
   /// Under the distribution that it was drawn from: softmax of the penalised logits divided by the
   /// temperature, over the tokens that the filters and `banned` leave. Greedy: 0.
   float sampling_logprob;
+  /// Under softmax of the raw logits divided by the temperature, over all tokens: what a trainer
+  /// computes, however the distribution that it was drawn from is bent and cut. Greedy: `logprob`.
+  float whole_logprob;
 };
 
 /// Chooses the next token. The random number is a function of (seed, sequence, position) alone, so

@@ -123,6 +123,31 @@ TEST_CASE("sample: logprob is that of the raw logits, whatever the settings", "[
   }
 }
 
+TEST_CASE("sample: whole_logprob is that of all tokens at the temperature", "[models]") {
+  const auto logits = random_logits(300, 6);
+  const std::vector<std::int64_t> seen{1, 2, 3};
+  for (const double temperature : {0.5, 1.0, 1.7}) {
+    double total = 0;
+    for (const auto x : logits) total += std::exp(x / temperature);
+    std::vector<SamplingConfig> configs(5);
+    configs[1].top_k = 7;
+    configs[2].top_p = 0.8;
+    configs[3].min_p = 0.1;
+    configs[4].repetition_penalty = 2.0;
+    for (auto& config : configs) {
+      config.temperature = temperature;
+      for (const auto& banned : {std::vector<std::int64_t>{}, std::vector<std::int64_t>{9, 10}})
+        for (std::uint64_t position = 0; position < 20; ++position) {
+          auto scratch = logits;
+          const auto token = sample(scratch, seen, banned, config, 0, position);
+          const auto logit = logits[static_cast<std::size_t>(token.id)];
+          const auto expected = logit / temperature - std::log(total);
+          CHECK(token.whole_logprob == Approx(expected).margin(3e-6));
+        }
+    }
+  }
+}
+
 TEST_CASE("sample: sampling_logprob is that of the distribution drawn from", "[models]") {
   for (const auto& c : golden_cases()) {
     CAPTURE(c.config.temperature, c.config.top_k, c.config.top_p, c.config.min_p,
@@ -150,6 +175,7 @@ TEST_CASE("sample: sampling_logprob is that of the distribution drawn from", "[m
   }
   SamplingConfig greedy;
   greedy.temperature = 0;
+  CHECK(one(logits, greedy).whole_logprob == one(logits, greedy).logprob);
   CHECK(one(logits, greedy).sampling_logprob == 0);
 }
 

@@ -32,6 +32,26 @@ def moody(prompts, completions, columns_are_rows, **rest):
     return out
 """
 
+PENALTY = """\
+import os
+
+
+def penalty(completions, **rest):
+    out = []
+    for text in completions:
+        kind = len(text) % 5
+        if kind == 0:
+            raise ValueError("a text that breaks the grader")
+        out.append([float("nan"), None, -1.0, -0.5][kind - 1])
+    return out
+
+
+def mortal(completions, **rest):
+    if os.path.exists("broken"):
+        os._exit(3)
+    return [float(len(text)) for text in completions]
+"""
+
 LATE = """\
 calls = []
 
@@ -117,15 +137,20 @@ def an_update_reuses_what_the_sampler_computed(make):
 @test
 def what_cannot_go_on_is_stopped_by_name(make):
     run = make("stopped")
-    for settings, words in [
-        (['rewards=[{name: regex, pattern: "no such text"}]', "grpo.zero_spread_patience=2"], "step 2: for 2 batches no prompt had"),
-        (["grpo.mismatch_limit=1e-12"], "the adapter does not reach the sampler"),
-        (["grpo.beta=0.1", "grpo.kl_limit=1e-9"], "above grpo.kl_limit"),
+    nothing = 'rewards=[{name: regex, pattern: "no such text"}]'
+    for settings, words, step, culprit in [
+        ([nothing, "grpo.zero_spread_patience=2"], "step 2: for 2 batches no prompt had", 2, "frac_reward_zero_std"),
+        (["grpo.mismatch_limit=1e-12"], "the adapter does not reach the sampler", 1, "mismatch/mean_difference"),
+        (["grpo.beta=0.1", "grpo.kl_limit=1e-9", "grpo.kl_patience=2"], "above grpo.kl_limit", 2, "kl"),
     ]:
         folder = pathlib.Path(f"{run.dir}-{words[:4].strip()}")
-        _, error = run.train(*settings, f"output.dir={folder}", "output.report_to=[jsonl, html]", code=3)
+        output = (f"output.dir={folder}", "output.report_to=[jsonl, html]", "output.logging_steps=50")
+        _, error = run.train(*settings, *output, code=3)
         expect(words in error, f"{settings}: {error}")
         expect((folder / "report.html").exists(), "a page of what went wrong")
+        # In the interval's middle, and yet what stopped the job can be seen.
+        last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+        expect(f"step {step}: " in error and last["step"] == step and last[culprit] > 1e-9, f"{step}, {culprit}: {error} {last}")
     _, error = run.train("grpo.num_generations=5", code=2)
     expect("grpo.num_generations: expected a divisor" in error and ".yaml:5:" in error, error)
     _, error = run.train("grpo.max_completion_length=100000", code=2)
@@ -171,8 +196,23 @@ def options_change_what_they_say(make):
     expect(half["grad_norm"] < plain.steps()[0]["grad_norm"], "half of the tokens move less")
 
     dynamic = metrics("dynamic", "grpo.dynamic_sampling=true", "grpo.max_num_gen_batches=20")
+    samples = dynamic.lines("completions.jsonl")
     for line in dynamic.steps():
         expect(line["frac_reward_zero_std"] == 0, f"every group has spread: {line}")
+        groups = {}
+        for sample in samples:
+            if sample["step"] == line["step"]:
+                groups.setdefault(sample["group"], []).append(sample)
+        discarded = [group for group in groups.values() if group[0].get("discarded")]
+        expect(len(discarded) == line["num_discarded_groups"], f"all that was drawn is there: {line}")
+        expect(len(groups) == 4 + len(discarded), f"by numbers of their own: {sorted(groups)}")
+        for group in groups.values():
+            expect([sample["index"] for sample in group] == [0, 1, 2, 3], f"a group is whole: {group}")
+            expect(len({sample["row"] for sample in group}) == 1, f"and of one row: {group}")
+        for group in discarded:
+            expect(len({sample["reward"] for sample in group}) == 1, f"without spread: {group}")
+            unused = all(sample["discarded"] and sample["advantage"] == 0 for sample in group)
+            expect(unused, f"and not learnt from: {group}")
     expect(any(line["num_discarded_groups"] > 0 for line in dynamic.steps()), "some groups had none")
 
     masked = make("masked")
@@ -208,11 +248,15 @@ def stop_strings_end_completions(make):
         end = min(cuts, default=len(a["completion"]))
         expect(b["completion"].startswith(a["completion"][:end]), f"the text has the stop string: {a} {b}")
         expect(a["completion"].startswith(b["completion"]), f"and ends with the token that brought it: {a} {b}")
-        expect(b["finish_reason"] == ("stop" if cuts else a["finish_reason"]), f"which is an end: {b}")
+        expect(b["finish_reason"] == ("stop_string" if cuts else a["finish_reason"]), f"which is an end: {b}")
         expect(b["num_tokens"] <= a["num_tokens"], f"with its tokens: {b}")
     expect(any(b["num_tokens"] < a["num_tokens"] for a, b in zip(free, ended)), "some were ended")
-    cut = [sample["finish_reason"] == "length" for sample in ended]
-    expect(run.steps()[0]["completions/clipped_ratio"] == sum(cut) / len(cut), "they do not count as cut")
+    for job in plain, run:
+        ends = [sample["finish_reason"] for sample in job.lines("completions.jsonl")[:16]]
+        names = {"clipped_ratio": "length", "eos_token_ratio": "eos_token", "stop_string_ratio": "stop_string"}
+        for name, end in names.items():
+            expect(job.steps()[0][f"completions/{name}"] == ends.count(end) / 16, f"{name}: {ends}")
+        expect(set(ends) <= set(names.values()), f"no other ends: {ends}")
     later = make("stopped-later")
     later.train("grpo.max_completion_length=12", 'grpo.stop="e"', "grpo.min_new_tokens=6")
     stopped = [s["num_tokens"] for s in later.lines("completions.jsonl") if s["completion"][-1:] == "e"]
@@ -281,13 +325,79 @@ def rewards_that_fail_cost_their_samples(make):
     (run.file.parent / "moody.py").write_text(REWARDS)
     result, error = run.train('rewards=[{python: "moody.py:moody"}]')
     expect(result["steps"] == 3, f"the job goes on: {result}")
-    expect("row 1 is not to my taste" in error and "of group" in error, f"the reason is told: {error}")
     samples = run.lines("completions.jsonl")
+    first = next(sample for sample in samples if "faults" in sample)
+    place = f"step {first['step']}, {first['row']}, completion {first['index']}: "
+    reason = "line 5: ValueError: row 1 is not to my taste"
+    expect(f"reward moody at {place}{reason}" in error, f"the sample is named: {error}")
+    prompts = (run.file.parent / "prompts.jsonl").read_text().splitlines()
     for sample in samples:
+        name, line = sample["row"].split(":")
+        row = json.loads(prompts[int(line) - 1])
+        expect(name == "prompts.jsonl" and row["prompt"] == sample["prompt"], f"its row: {sample}")
+        failed = sample["columns"]["columns_are_rows"] == 1
+        expect(sample.get("faults") == ({"moody": reason} if failed else None), f"why it has no score: {sample}")
         scored = sample["columns"]["columns_are_rows"] == 0
         expect((sample["reward"] is not None) == scored, f"unscored samples alone have no reward: {sample}")
         expect(scored or sample["advantage"] == 0, f"and move nothing: {sample}")
     expect(sum(line["num_unscored"] for line in run.steps()) == sum(s["reward"] is None for s in samples), "they are counted")
+    faulted = sum(line["num_faulted"] for line in run.steps())
+    expect(faulted == sum("faults" in sample for sample in samples), "and those of faults")
+    expect("reward moody at evaluation, prompts.jsonl:2, completion 0: " in error, f"also in evaluations: {error}")
+
+
+@test
+def a_fault_costs_its_sample_all_rewards(make):
+    """Else what breaks a penalty would be worth more than what it judges; None leaves out its own term."""
+    run = make("penalty")
+    (run.file.parent / "grader.py").write_text(PENALTY)
+    run.train('rewards=[{name: regex, pattern: "[aeiou]"}, {python: "grader.py:penalty", weight: 0.5}]')
+    samples = run.lines("completions.jsonl")
+    kinds = [len(sample["completion"]) % 5 for sample in samples]
+    expect(set(kinds) == set(range(5)), f"all that can become of a sample: {kinds}")
+    for start in range(0, len(samples), 4):
+        group = samples[start : start + 4]
+        counting = []
+        for sample in group:
+            kind = len(sample["completion"]) % 5
+            score = {3: -0.5, 4: -0.25}.get(kind, 0.0)
+            if kind < 2:
+                expect(sample["reward"] is None and sample["advantage"] == 0, f"a fault costs the sample: {sample}")
+                expect(list(sample["faults"]) == ["penalty"], f"with its reason: {sample}")
+            else:
+                expect(sample["reward"] == sample["rewards"]["regex"] + score, f"the sum of what is there: {sample}")
+                expect("faults" not in sample, f"None is no fault: {sample}")
+                counting.append(sample["reward"])
+            expect(sample["rewards"]["regex"] is not None, f"what the other reward said can be seen: {sample}")
+        mean = sum(counting) / max(len(counting), 1)
+        spread = (sum((reward - mean) ** 2 for reward in counting) / max(len(counting) - 1, 1)) ** 0.5
+        for sample in group:
+            wanted = 0 if sample["reward"] is None or spread < 1e-8 else (sample["reward"] - mean) / (spread + 1e-4)
+            expect(abs(sample["advantage"] - wanted) < 1e-6, f"the group is what counts of it, {counting}: {sample}")
+    for step in run.steps():
+        mine = [sample for sample in samples if sample["step"] == step["step"]]
+        counting = [sample["reward"] for sample in mine if sample["reward"] is not None]
+        expect(abs(step["reward"] - sum(counting) / len(counting)) < 1e-9, f"nor in the batch's mean: {step}")
+        expect(step["num_faulted"] == step["num_unscored"] == 16 - len(counting), f"they are counted: {step}")
+
+
+@test
+def a_reward_that_is_lost_ends_the_job(make):
+    run = make("lost")
+    (run.file.parent / "grader.py").write_text(PENALTY)
+    rewards = 'rewards=[{name: regex, pattern: "[aeiou]"}, {python: "grader.py:mortal", max_restarts: 2}]'
+    run.train(rewards, "train.max_steps=1")
+    begin = run.lines("completions.jsonl")
+    broken = run.file.parent / "broken"
+    broken.touch()
+    _, error = run.train(rewards, "train.max_steps=3", code=3)
+    expect('rewards[1]: the reward "mortal" cannot be asked any more: ' in error, f"it is named: {error}")
+    why = "its children were replaced max_restarts (2) times; of the last one: ended with exit code 3"
+    expect(why in error, f"and why: {error}")
+    expect(run.lines("completions.jsonl") == begin and len(run.steps()) == 1, "nothing was learnt without it")
+    broken.unlink()
+    result, _ = run.train(rewards, "train.max_steps=3")
+    expect(result["steps"] == 3 and result["resumed_from"], f"the checkpoint before stays: {result}")
 
 
 @test

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """GRPO under mpirun: every layout samples the same tokens, gives them the same rewards and trains alike; a run that
-stopped in the middle of a batch goes on at another layout.
+stopped in the middle of a batch goes on at another layout; one whose ranks were killed ends with the same bytes.
 
     grpo_ranks_test.py PROGRAM GOLDEN MPIEXEC...
 
@@ -8,14 +8,19 @@ GOLDEN holds tiny_llama and tiny_qwen3_moe, MPIEXEC ends with the option in fron
 """
 
 import json
+import os
 import pathlib
 import random
 import shutil
+import signal
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
-from program import expect
+from program import TIMES, expect, expect_equal, pid_of_rank
+from sessions import run_session, start_session
 
 COMPLETIONS = 16  # a step, over all ranks
 
@@ -47,7 +52,7 @@ def write_prompts(folder):
             out.write(json.dumps({"prompt": words}) + "\n")
 
 
-def run(program, mpiexec, folder, model, name, ranks, sizes, max_steps=6, *more):
+def command_of(program, mpiexec, folder, model, name, ranks, sizes, max_steps, *more):
     job = folder / f"{name}.yaml"
     job.write_text(JOB.format(model=json.dumps(str(model)), name=name))
     data_ranks = ranks // sizes.get("tensor_parallel_size", 1)
@@ -56,8 +61,12 @@ def run(program, mpiexec, folder, model, name, ranks, sizes, max_steps=6, *more)
     command = [*mpiexec, str(ranks)] if ranks > 1 else []
     command += [str(program), "train", str(job)]
     command += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    command += [word for setting in more for word in ("--set", setting)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    return command + [word for setting in more for word in ("--set", setting)]
+
+
+def run(program, mpiexec, folder, model, name, ranks, sizes, max_steps=6, *more):
+    command = command_of(program, mpiexec, folder, model, name, ranks, sizes, max_steps, *more)
+    done = run_session(command, timeout=240)
     if done.returncode != 0:
         sys.exit(f"{name}: code {done.returncode}\n{done.stderr}")
     read = lambda file: [json.loads(line) for line in (folder / name / file).read_text().splitlines()]  # noqa: E731
@@ -128,6 +137,70 @@ def batches_sampled_ahead(program, mpiexec, folder, model):
         compare(f"ahead-{ended}", run(program, mpiexec, folder, model, begun, ranks, {}, 6, ahead), one)
 
 
+def settings_are_alike_on_two_ranks(program, mpiexec, folder, model):
+    """Ratios of sequences, weights of a correction (a cap below 1 makes them felt), groups sampled anew."""
+    rare = 'rewards=[{name: regex, pattern: "[xyz]"}]'
+    for name, *settings in (
+        ("sequence", "grpo.importance_sampling_level=sequence", "grpo.loss_type=grpo"),
+        ("correction", "grpo.importance_sampling_correction=token_truncate", "grpo.importance_sampling_clip_max=0.8"),
+        ("dynamic", "grpo.dynamic_sampling=true", "grpo.max_num_gen_batches=0", rare),
+    ):
+        one = run(program, mpiexec, folder, model, name, 1, {}, 4, *settings)
+        compare(f"{name}-dp2", run(program, mpiexec, folder, model, f"{name}-dp2", 2, {}, 4, *settings), one)
+        if name == "dynamic":
+            expect(any(line.get("num_discarded_groups", 0) > 0 for line in one[1]), "some groups were sampled anew")
+
+
+def bnpo_divides_by_each_ranks_tokens(program, mpiexec, folder, model):
+    """At a batch's first update ratios are 1: the loss is the mean over ranks of each one's -advantage a token."""
+    settings = ("grpo.loss_type=bnpo", "grpo.beta=0", 'grpo.stop=["e", "a"]')
+    settings += ('rewards=[{name: regex, pattern: "[iou]"}]',)
+    losses = []
+    for ranks in (1, 2):
+        samples, metrics = run(program, mpiexec, folder, model, f"bnpo-{ranks}", ranks, {}, 4, *settings)
+        for line in metrics:
+            batch = [sample for sample in samples if sample["step"] == line["step"]]
+            if "loss" not in line or not batch:
+                continue
+            groups, means = COMPLETIONS // 4, []
+            for rank in range(ranks):
+                own = [sample for sample in batch if sample["group"] * ranks // groups == rank]
+                tokens = sum(sample["num_tokens"] for sample in own)
+                means.append(-sum(sample["advantage"] * sample["num_tokens"] for sample in own) / tokens)
+            expect(close(statistics.mean(means), line["loss"], 0.1), f"bnpo on {ranks} ranks: {means} and {line}")
+            losses.append(line["loss"])
+    expect(abs(losses[0] - losses[2]) > 1e-3, f"ranks have unequal tokens: {losses}")
+    whole = ("grpo.loss_type=bnpo", "grpo.min_new_tokens=10")  # completions of one length
+    one = run(program, mpiexec, folder, model, "bnpo-whole", 1, {}, 4, *whole)
+    compare("bnpo-dp2", run(program, mpiexec, folder, model, "bnpo-whole-2", 2, {}, 4, *whole), one)
+
+
+def killed_ranks_cost_nothing(program, mpiexec, folder, model):
+    steps, more = 24, ("output.save_steps=3", "output.eval_steps=5")
+
+    def result(name):
+        lines = (folder / name / "metrics.jsonl").read_text().splitlines()
+        metrics = [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+        files = [folder / name / "completions.jsonl", *sorted((folder / name / "adapter").iterdir())]
+        return metrics, {file.name: file.read_bytes() for file in files}
+
+    run(program, mpiexec, folder, model, "unkilled", 2, {}, steps, *more)
+    log = folder / "killed" / "metrics.jsonl"
+    for rank, behind in ((1, 5), (0, 12), (1, 19)):  # in a batch's middle, and steps behind what was saved
+        command = command_of(program, mpiexec, folder, model, "killed", 2, {}, steps, *more)
+        process = start_session(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < until:
+            if log.exists() and log.read_bytes().count(b'"loss"') >= behind:
+                break
+            time.sleep(0.002)
+        expect(process.poll() is None, f"the run goes on behind step {behind}")
+        os.kill(pid_of_rank(process, rank), signal.SIGKILL)
+        expect(process.wait(timeout=60) != 0, "a rank that was killed ends the job")
+    run(program, mpiexec, folder, model, "killed", 2, {}, steps, *more)
+    expect_equal(result("killed"), result("unkilled"), "ranks killed and the run resumed")
+
+
 def main(program, golden, mpiexec):
     with tempfile.TemporaryDirectory(prefix="tailor-grpo-ranks-") as name:
         folder = pathlib.Path(name)
@@ -144,6 +217,9 @@ def main(program, golden, mpiexec):
         rewards_start_once(program, mpiexec, folder, model)
         groups_without_gradient(program, mpiexec, folder, model)
         batches_sampled_ahead(program, mpiexec, folder, model)
+        settings_are_alike_on_two_ranks(program, mpiexec, folder, model)
+        bnpo_divides_by_each_ranks_tokens(program, mpiexec, folder, model)
+        killed_ranks_cost_nothing(program, mpiexec, folder, model)
         one = run(program, mpiexec, folder, model, "straight", 1, {}, max_steps=6)
         for label, begun, ended in (("2-to-1", 2, 1), ("1-to-2", 1, 2)):
             run(program, mpiexec, folder, model, label, begun, {}, max_steps=3)

@@ -6,6 +6,8 @@
 #include <string>
 #include <thread>
 
+#include "trainer/sft/numeric_error.hpp"
+
 using namespace tailor::trainer;
 
 namespace {
@@ -31,6 +33,14 @@ class Gate final : public Reward {
 
   std::atomic<bool> open = false, overlapped = false;
   std::atomic<int> num_running = 0, num_calls = 0;
+};
+
+class Lost final : public Reward {
+ public:
+  using Reward::Reward;
+  Scores score(std::span<const Judged> /*samples*/) override {
+    throw RewardLost("its children cannot be started");
+  }
 };
 
 struct Gates {
@@ -86,6 +96,22 @@ TEST_CASE("what is not scored at the end is given up", "[grpo]") {
   CHECK_THROWS_AS(running.get(), ScoringCancelled);
   CHECK_THROWS_AS(waiting.get(), std::future_error);
   CHECK(gates[0].num_calls == 0);
+}
+
+TEST_CASE("a reward that is lost ends the job by its name", "[grpo]") {
+  RewardConfig config;
+  config.name = "judge";
+  config.place = "job.yaml:9:5: rewards[1]";
+  std::vector<std::unique_ptr<Reward>> rewards;
+  rewards.push_back(std::make_unique<Lost>(config));
+  Scorer scorer(rewards);
+  using Catch::Matchers::Contains;
+  auto scored = scorer.start(of_lengths({1}));
+  CHECK_THROWS_AS(scored.get(), NumericError);
+  scored = scorer.start(of_lengths({1}));
+  CHECK_THROWS_WITH(scored.get(),
+                    Contains("job.yaml:9:5: rewards[1]: the reward \"judge\" cannot be "
+                             "asked any more: its children cannot be started; "));
 }
 
 TEST_CASE("a rank without rewards has no answers", "[grpo]") {

@@ -244,6 +244,7 @@ TEST_CASE("at the first update ratios are 1 and the gradient is that of -A log p
   const Policy policy{*bench.model, *bench.adapter, bench.config, bench.rows, bench.mesh, {}};
   measure(policy, rollouts, {.micro_batch_tokens = 9}, &Rollout::old_logprobs);
   const auto result = bench.update(rollouts);
+  CHECK(result.report.policy.logprob_difference / result.report.policy.tokens < 1e-5);
   CHECK(result.report.policy.logprob_difference_max < 2e-5);  // float32, two cuts
   CHECK(result.report.policy.num_ratios == 15.0);
   CHECK(result.report.policy.clip_low + result.report.policy.clip_high == 0.0);

@@ -231,12 +231,16 @@ TEST_CASE("restarts are bounded", "[rewards]") {
   config.max_restarts = 2;
   {
     const auto reward = make_reward(config);
-    const auto scores = scores_of(*reward, {"ok", "exit", "exit", "fine", "good"});
-    // The batch fails, then the second and the third sample; nobody is left for the others.
-    CHECK(values_of(scores) == Values{2, -99, -99, -99, -99});
-    CHECK_THAT(faults_of(scores), Contains("1: ended with exit code 3") &&
-                                      Contains("3: not asked") && Contains("max_restarts (2)"));
-    CHECK(values_of(scores_of(*reward, {"ok"})) == Values{-99});
+    // The batch fails, then its second sample.
+    const auto scores = scores_of(*reward, {"ok", "exit", "fine"});
+    CHECK(values_of(scores) == Values{2, -99, 4});
+    CHECK_THAT(faults_of(scores), Contains("1: ended with exit code 3"));
+    // Nobody is left for the second sample.
+    const auto lost = Contains(
+        "its children were replaced max_restarts (2) times; of the last one: "
+        "ended with exit code 3: last words");
+    CHECK_THROWS_WITH(scores_of(*reward, {"exit", "good"}), lost);
+    CHECK_THROWS_WITH(scores_of(*reward, {"ok"}), lost);
   }
   CHECK(num_left() == 0);
 }

@@ -46,6 +46,18 @@ TEST_CASE("a GRPO job has TRL's defaults and is read back as it was written", "[
   CHECK_FALSE(all.grpo.importance_sampling_reject[1].min);
   const auto text = to_yaml(all);
   CHECK(to_yaml(workspace.read(text)) == text);
+  CHECK_FALSE(plain.grpo.mismatch_limit);
+  CHECK(plain.grpo.kl_limit == 10.0);
+  const auto watched =
+      workspace.read(with_grpo("mismatch_limit: 0.2, kl_limit: 1, kl_patience: 5, kl_in: off, "
+                               "dynamic_sampling: true, max_num_gen_batches: 0"));
+  CHECK(watched.grpo.mismatch_limit == 0.2);
+  CHECK(watched.grpo.asks_reference());
+  CHECK_FALSE(plain.grpo.asks_reference());
+  CHECK(watched.grpo.draws_more(1'000'000));
+  CHECK(plain.grpo.draws_more(9));
+  CHECK_FALSE(plain.grpo.draws_more(10));
+  CHECK(to_yaml(workspace.read(to_yaml(watched))) == to_yaml(watched));
   const auto ahead = workspace.read(with_grpo("max_staleness: 3"));
   CHECK(ahead.grpo.max_staleness == 3);
   CHECK(workspace.read(to_yaml(ahead)).grpo.max_staleness == 3);
@@ -80,7 +92,10 @@ TEST_CASE("what a GRPO section cannot mean is refused by key", "[trainer]") {
       {"max_staleness: 1, dynamic_sampling: true",
        {"dynamic_sampling: expected false with max_staleness above 0"}},
       {"loss_type: minirl", {"minirl needs scale_rewards: none"}},
-      {"kl_limit: 1", {"needs beta above 0"}},
+      {"kl_in: off, beta: 0.1", {"grpo.beta: expected 0 where kl_in is off"}},
+      {"kl_in: off, kl_estimator: k1", {"kl_estimator: has no effect where kl_in is off"}},
+      {"kl_patience: 0", {"grpo.kl_patience: expected"}},
+      {"max_num_gen_batches: -1", {"grpo.max_num_gen_batches: expected"}},
       {"router_replay: r3", {"expected off"}},
       {"use_vllm: true", {"leave it out"}}};
   for (const auto& [section, words] : refusals) {

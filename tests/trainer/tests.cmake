@@ -12,7 +12,9 @@ tailor_add_test(trainer grpo_golden tailor::grpo_math tailor::files)
 tailor_add_test(trainer grpo_step_golden tailor::grpo_math tailor::losses tailor::peft tailor::files)
 tailor_add_test(trainer token_logprobs tailor::losses)
 tailor_add_test(trainer grpo_update tailor::grpo tailor::files)
+tailor_add_test(trainer grpo_sampling tailor::grpo)
 tailor_add_test(trainer grpo_scorer tailor::grpo)
+tailor_add_test(trainer grpo_tripwires tailor::grpo tailor::files)
 tailor_add_test(trainer progress tailor::metrics)
 tailor_add_test(trainer jsonl_log tailor::metrics tailor::configs)
 tailor_add_test(trainer tensorboard tailor::metrics tailor::configs)
@@ -31,15 +33,18 @@ tailor_add_test(trainer run_config_router tailor::checkpoint tailor::job)
 tailor_add_test(trainer report tailor::report tailor::configs nlohmann_json::nlohmann_json)
 tailor_add_test(trainer peft_golden tailor::sft tailor::files)
 tailor_add_test(trainer router_golden tailor::sft tailor::files)
+tailor_add_test(trainer sparse_golden tailor::sft tailor::files)
 tailor_add_test(trainer shared_prefix tailor::peft tailor::families)
 foreach(driver IN ITEMS train_cli resume report_cli)
   add_test(NAME trainer/${driver} COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/trainer/${driver}_test.py
            $<TARGET_FILE:tailor> ${PROJECT_SOURCE_DIR}/tests/golden/tiny_llama)
   set_tests_properties(trainer/${driver} PROPERTIES TIMEOUT 600 LABELS trainer ENVIRONMENT PYTHONDONTWRITEBYTECODE=1)
 endforeach()
-add_test(NAME trainer/grpo_cli COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/trainer/grpo_cli_test.py
-         $<TARGET_FILE:tailor> ${PROJECT_SOURCE_DIR}/tests/golden/tiny_llama)
-set_tests_properties(trainer/grpo_cli PROPERTIES TIMEOUT 600 LABELS trainer ENVIRONMENT PYTHONDONTWRITEBYTECODE=1)
+foreach(driver IN ITEMS grpo_cli grpo_settings)
+  add_test(NAME trainer/${driver} COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/trainer/${driver}_test.py
+           $<TARGET_FILE:tailor> ${PROJECT_SOURCE_DIR}/tests/golden/tiny_llama)
+  set_tests_properties(trainer/${driver} PROPERTIES TIMEOUT 600 LABELS trainer ENVIRONMENT PYTHONDONTWRITEBYTECODE=1)
+endforeach()
 foreach(job IN ITEMS grpo grpo_ahead)
   add_test(NAME trainer/resume_${job} COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/trainer/resume_test.py
            $<TARGET_FILE:tailor> ${PROJECT_SOURCE_DIR}/tests/golden/tiny_llama ${job})
@@ -64,7 +69,19 @@ if(TAILOR_MPI)
   add_test(NAME trainer/ranks COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/trainer/ranks_test.py
            $<TARGET_FILE:tailor> ${PROJECT_SOURCE_DIR}/tests/golden ${PROJECT_SOURCE_DIR}/scripts/launch/mpirun.sh
            ${MPIEXEC_EXECUTABLE} --oversubscribe ${MPIEXEC_NUMPROC_FLAG})
-  set_tests_properties(trainer/ranks PROPERTIES TIMEOUT 600 PROCESSORS 2 LABELS "trainer;mpi"
+  set_tests_properties(trainer/ranks PROPERTIES TIMEOUT 300 PROCESSORS 2 LABELS "trainer;mpi"
+                       ENVIRONMENT "PYTHONDONTWRITEBYTECODE=1;${TAILOR_MPI_ENVIRONMENT}")
+  foreach(family IN ITEMS dense qwen3_moe deepseek_v3)
+    add_test(NAME trainer/ranks_alike_${family}
+             COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/trainer/ranks_alike_test.py
+             $<TARGET_FILE:tailor> ${family} ${MPIEXEC_EXECUTABLE} --oversubscribe ${MPIEXEC_NUMPROC_FLAG})
+    # Starts that wait more than they compute, and no time limits: two at once fill two cores.
+    set_tests_properties(trainer/ranks_alike_${family} PROPERTIES TIMEOUT 240 LABELS "trainer;mpi"
+                         ENVIRONMENT "PYTHONDONTWRITEBYTECODE=1;${TAILOR_MPI_ENVIRONMENT}")
+  endforeach()
+  add_test(NAME trainer/rank_logs COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/trainer/rank_logs_test.py
+           $<TARGET_FILE:tailor> ${PROJECT_SOURCE_DIR}/tests/golden/tiny_llama ${MPIEXEC_EXECUTABLE} --oversubscribe ${MPIEXEC_NUMPROC_FLAG})
+  set_tests_properties(trainer/rank_logs PROPERTIES TIMEOUT 300 PROCESSORS 2 LABELS "trainer;mpi"
                        ENVIRONMENT "PYTHONDONTWRITEBYTECODE=1;${TAILOR_MPI_ENVIRONMENT}")
   add_test(NAME trainer/grpo_ranks COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/trainer/grpo_ranks_test.py
            $<TARGET_FILE:tailor> ${PROJECT_SOURCE_DIR}/tests/golden ${MPIEXEC_EXECUTABLE} --oversubscribe ${MPIEXEC_NUMPROC_FLAG})
@@ -78,14 +95,14 @@ foreach(name IN ITEMS answers built_in)
   tailor_add_test(trainer rewards_${name} tailor::rewards)
 endforeach()
 tailor_add_test(trainer rewards_reading tailor::job nlohmann_json::nlohmann_json)
-foreach(name IN ITEMS python command)
+foreach(name IN ITEMS python command pool)
   tailor_add_test(trainer rewards_${name} tailor::rewards)
 endforeach()
 if(TAILOR_HTTP)
   tailor_add_test(trainer rewards_url tailor::rewards)
 endif()
 # They have time limits of their own.
-set_tests_properties(trainer/rewards_python trainer/rewards_command PROPERTIES PROCESSORS 2)
+set_tests_properties(trainer/rewards_python trainer/rewards_command trainer/rewards_pool PROPERTIES PROCESSORS 2)
 if(TAILOR_CUDA)  # where devices are GPUs
   tailor_add_test(trainer cuda_training tailor::sft tailor::generation c10_cuda torch_cuda)
   set_tests_properties(trainer/cuda_training PROPERTIES LABELS "trainer;cuda" RESOURCE_LOCK gpu)

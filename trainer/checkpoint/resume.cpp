@@ -153,8 +153,8 @@ void compare_data(const DataConfig& a, const DataConfig& b, Comparison& differs)
 
 /// What may change: how fast it goes, when it stops, what is kept beside it.
 constexpr std::string_view kHarmless[] = {
-    "rollout_batch_size", "log_completions", "mismatch_limit",  "zero_spread_patience",
-    "kl_limit",           "share_prompts",   "reuse_forward_mb"};
+    "rollout_batch_size", "log_completions", "mismatch_limit", "zero_spread_patience",
+    "kl_limit",           "kl_patience",     "share_prompts",  "reuse_forward_mb"};
 
 /// "  key: value" lines of a section.
 std::map<std::string, std::string> values_of(const std::string& yaml) {

@@ -15,7 +15,7 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 using models::FileError;
 
-constexpr std::int64_t kFormat = 3;
+constexpr std::int64_t kFormat = 4;
 
 std::string checksum_of(Json document) {
   document.erase("checksum");
@@ -105,7 +105,8 @@ std::string state_json(const TrainState& state, const fs::path& folder) {
               {"guards",
                {{"above_max_loss", state.guards.above_max_loss},
                 {"moving_steps", state.guards.moving_steps},
-                {"without_spread", state.guards.without_spread}}},
+                {"without_spread", state.guards.without_spread},
+                {"above_kl_limit", state.guards.above_kl_limit}}},
               {"num_rollouts", state.num_rollouts},
               {"num_updates", state.num_updates},
               {"fingerprints", state.fingerprints},
@@ -134,7 +135,8 @@ TrainState read_state(const fs::path& file) {
   state.num_tokens = top.count("num_tokens");
   state.guards = {.above_max_loss = guards.count("above_max_loss"),
                   .moving_steps = guards.count("moving_steps"),
-                  .without_spread = guards.count("without_spread")};
+                  .without_spread = guards.count("without_spread"),
+                  .above_kl_limit = guards.count("above_kl_limit")};
   state.num_rollouts = top.count("num_rollouts");
   state.num_updates = top.count("num_updates");
   state.fingerprints = top.texts("fingerprints");

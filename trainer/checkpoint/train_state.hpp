@@ -19,6 +19,7 @@ struct GuardCounts {
   std::int64_t above_max_loss = 0;  // steps in a row
   std::int64_t moving_steps = 0;    // steps with a learning rate above 0
   std::int64_t without_spread = 0;  // GRPO: steps in a row whose groups all lack spread
+  std::int64_t above_kl_limit = 0;  // GRPO: steps in a row, of those that measure a divergence
 
   bool operator==(const GuardCounts&) const = default;
 };

@@ -155,8 +155,11 @@ std::vector<Prompt> PromptMaker::from_file(const std::filesystem::path& file) {
 }
 
 std::vector<PromptRow> PromptMaker::rows_from_file(const std::filesystem::path& file) {
-  return each_line<PromptRow>(
-      file, [&](const auto& line, const auto& place) { return row_from_line(line, place); });
+  return each_line<PromptRow>(file, [&](const auto& line, const auto& place) {
+    auto row = row_from_line(line, place);
+    row.place = file.filename().string() + place.substr(place.rfind(':'));
+    return row;
+  });
 }
 
 std::vector<std::int64_t> PromptMaker::stop_ids() const {

@@ -8,7 +8,8 @@
 
 namespace tailor::trainer {
 
-/// A reward function's scores over a batch; absent: the sample is not scored.
+/// A reward function's scores over a batch; absent: the function has none for the sample, which the
+/// others may score. A sample that a function failed at is absent in all: see Judgement.
 using RewardColumn = std::vector<std::optional<double>>;
 
 /// Over the scores that are there; deviation with n - 1. NaN of none (mean) and of fewer than two

@@ -8,15 +8,20 @@
 #include <chrono>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <optional>
+#include <utility>
 
 #include "trainer/grpo/facts.hpp"
 #include "trainer/grpo/measure.hpp"
 #include "trainer/grpo/policy_loss.hpp"
+#include "trainer/sft/numeric_error.hpp"
 
 namespace tailor::trainer {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+Json or_null(const std::optional<double>& value) { return value ? Json(*value) : Json(); }
 
 /// Every rank's values of its own samples, shared; zeros where no rank has one.
 std::vector<double> shared(const std::vector<double>& own, const std::vector<std::int64_t>& places,
@@ -30,10 +35,26 @@ std::vector<double> shared(const std::vector<double>& own, const std::vector<std
 
 }  // namespace
 
+/// What completions.jsonl tells of a completion beside what a whole batch is needed for.
+struct BatchMaker::Sample {
+  Judged judged;
+  std::string row;         // PromptRow::place
+  std::int64_t index = 0;  // within its group
+  Ending ending = Ending::Length;
+  Json rewards, faults;  // of every reward what it said, of those that failed why
+};
+
 struct BatchMaker::Collected {
-  std::vector<Rollout> rollouts;  // of this rank
-  std::vector<Judged> judged;     // one each
-  Judgement judgement;            // of all ranks
+  struct Discarded {
+    std::int64_t group;  // among the discarded ones
+    std::optional<double> reward;
+    Sample sample;
+  };
+
+  std::vector<Rollout> rollouts;     // of this rank
+  std::vector<Sample> samples;       // one each; none where this rank records nothing
+  std::vector<Discarded> discarded;  // nor then
+  Judgement judgement;               // of all ranks
   std::int64_t num_groups = 0, num_rounds = 0, num_discarded = 0;
   double num_tokens = 0.0;  // sampled, of all ranks, discarded ones too
   double rollout_s = 0.0, measure_s = 0.0;
@@ -75,11 +96,21 @@ MadeBatch BatchMaker::finish(PendingBatch pending, PromptSource& source, std::in
   const auto sampled_at = pending.batch.sampled_at;
   Collected all;
   all.judgement.functions.resize(task_.reward_configs.size());
-  collect(all, std::move(pending));
+  collect(all, std::move(pending), settings.step);
   if (grpo.dynamic_sampling) {
-    while (all.num_groups < plan_.num_groups && all.num_rounds < grpo.max_num_gen_batches)
-      collect(all, sample(source, num_rollouts, plan_.num_groups - all.num_groups, all.num_groups,
-                          settings.step));
+    std::int64_t in_vain = 0;  // prompts in a row
+    while (all.num_groups < plan_.num_groups && grpo.draws_more(all.num_rounds)) {
+      const auto groups = all.num_groups, missing = plan_.num_groups - groups;
+      collect(all, sample(source, num_rollouts, missing, groups, settings.step), settings.step);
+      in_vain = all.num_groups > groups ? 0 : in_vain + missing;
+      // A limit ends this otherwise.
+      if (grpo.max_num_gen_batches == 0 && grpo.zero_spread_patience > 0 &&
+          in_vain >= grpo.zero_spread_patience * plan_.num_groups)
+        throw NumericError("step " + std::to_string(settings.step) +
+                           ": dynamic sampling found no completions of different rewards for " +
+                           std::to_string(in_vain) +
+                           " prompts in a row, as many as grpo.zero_spread_patience batches have");
+    }
     const auto begin = Clock::now();
     measure_rollouts(policy_, all.rollouts, plan_.num_updates, settings, record_);
     all.measure_s = seconds_since(begin);
@@ -91,17 +122,17 @@ MadeBatch BatchMaker::finish(PendingBatch pending, PromptSource& source, std::in
                .num_updates = plan_.num_updates,
                .sampled_at = sampled_at,
                .rollouts = {}};
-  out.batch.has_spread = std::ranges::count(spread_of(all.judgement.functions), true) > 0;
+  out.batch.has_spread =
+      std::ranges::count(weigh_scores(all.judgement.functions).group_has_spread, true) > 0;
   out.rewards_failed = all.judgement.failed && !all.judgement.scored;
   out.facts = batch_facts(task_, all.judgement, weighed);
   if (grpo.max_staleness > 0) out.facts.push_back({"staleness", settings.step - 1 - sampled_at});
   add_rejected(all, out.facts);
   add_progress(all, out.facts);
-  warn_of_faults(all.judgement.faults);
   const auto places = places_of(all.rollouts, grpo.num_generations);
   for (std::size_t i = 0; i < all.rollouts.size(); ++i)
     all.rollouts[i].advantage = weighed.values[static_cast<std::size_t>(places[i])];
-  if (grpo.log_completions) record(all, weighed, places, out);
+  if (records()) record(all, weighed, places, out);
   out.batch.rollouts = std::move(all.rollouts);
   return out;
 }
@@ -145,11 +176,13 @@ void BatchMaker::ask_rewards(PendingBatch& pending) {
 }
 
 /// Waits for the rewards of `pending` and adds what of it is to be learnt from.
-void BatchMaker::collect(Collected& all, PendingBatch pending) const {
+void BatchMaker::collect(Collected& all, PendingBatch pending, std::int64_t step) const {
   const auto begin = Clock::now();
   const auto scored = pending.scored.get();
-  auto judged = judge(task_, pending.batch.rollouts, scored, pending.batch.num_groups,
-                      config_.grpo.num_generations, policy_.mesh);
+  const auto judged = judge(task_, pending.batch.rollouts, scored, pending.batch.num_groups,
+                            config_.grpo.num_generations, policy_.mesh);
+  warn_of_faults(task_, task_.train, pending.batch.rollouts, scored, "step " + std::to_string(step),
+                 config_.grpo.num_generations, *policy_.mesh.data);
   all.reward_s += seconds_since(begin);
   all.reward_busy_s += scored.busy_s;
   all.rollout_s += pending.rollout_s;
@@ -157,47 +190,81 @@ void BatchMaker::collect(Collected& all, PendingBatch pending) const {
   all.num_rounds += 1;
   all.judgement.scored = all.judgement.scored || judged.scored;
   all.judgement.failed = all.judgement.failed || judged.failed;
+  all.judgement.num_faulted += judged.num_faulted;
   all.num_tokens += std::accumulate(judged.lengths.begin(), judged.lengths.end(), 0.0);
-  keep(all, std::move(pending), std::move(judged));
+  keep(all, std::move(pending), judged, scored);
 }
 
-/// Which groups' rewards differ.
-std::vector<bool> BatchMaker::spread_of(const std::vector<RewardColumn>& functions) const {
+/// Whether this rank has lines for completions.jsonl: of those of tp, which have the same samples,
+/// the first.
+bool BatchMaker::records() const {
+  return config_.grpo.log_completions && policy_.mesh.tp->rank() == 0;
+}
+
+std::vector<BatchMaker::Sample> BatchMaker::samples_of(const PendingBatch& drawn,
+                                                       const Scored& scored) const {
+  const auto generations = static_cast<std::size_t>(config_.grpo.num_generations);
+  std::vector<Sample> out;
+  for (std::size_t i = 0; i < drawn.batch.rollouts.size(); ++i) {
+    const auto& rollout = drawn.batch.rollouts[i];
+    out.push_back({.judged = (*drawn.samples)[i],
+                   .row = task_.train.at(static_cast<std::size_t>(rollout.row)).place,
+                   .index = static_cast<std::int64_t>(i % generations),
+                   .ending = ending_of(task_, rollout),
+                   .rewards = Json::object(),
+                   .faults = Json::object()});
+  }
+  for (std::size_t f = 0; f < scored.functions.size(); ++f) {
+    const auto& name = task_.reward_configs[f].name;
+    const auto& [values, faults] = scored.functions[f];
+    for (std::size_t i = 0; i < out.size(); ++i) out[i].rewards[name] = or_null(values.at(i));
+    for (const auto& fault : faults) out.at(fault.index).faults[name] = fault.reason;
+  }
+  return out;
+}
+
+/// Without a divergence.
+Advantages BatchMaker::weigh_scores(const std::vector<RewardColumn>& functions) const {
   return advantages(functions, weights_, config_.grpo.num_generations, config_.grpo.scale_rewards,
-                    config_.grpo.multi_objective_aggregation)
-      .group_has_spread;
+                    config_.grpo.multi_objective_aggregation);
 }
 
-/// Appends the groups that are to be learnt from, numbered on from those that are there.
-void BatchMaker::keep(Collected& all, PendingBatch drawn, Judgement judged) const {
+/// Appends the groups that are to be learnt from, numbered on from those that are there; the others
+/// are there to be told.
+void BatchMaker::keep(Collected& all, PendingBatch drawn, const Judgement& judged,
+                      const Scored& scored) const {
   const auto generations = config_.grpo.num_generations;
   std::vector<bool> keeps(static_cast<std::size_t>(drawn.batch.num_groups), true);
-  const bool last = all.num_rounds >= config_.grpo.max_num_gen_batches;
-  if (config_.grpo.dynamic_sampling && !last) keeps = spread_of(judged.functions);
-  std::vector<std::int64_t> number(keeps.size(), -1);
+  const bool more = config_.grpo.draws_more(all.num_rounds);
+  const auto weighed = weigh_scores(judged.functions);
+  if (config_.grpo.dynamic_sampling && more) keeps = weighed.group_has_spread;
+  std::vector<std::int64_t> number;  // among those that are kept, or that are not
   for (std::size_t g = 0; g < keeps.size(); ++g) {
-    if (!keeps[g]) {
-      ++all.num_discarded;
-      continue;
-    }
-    number[g] = all.num_groups++;
+    number.push_back(keeps[g] ? all.num_groups++ : all.num_discarded++);
+    if (!keeps[g]) continue;
     for (auto i = g * static_cast<std::size_t>(generations);
          i < (g + 1) * static_cast<std::size_t>(generations); ++i) {
       for (std::size_t f = 0; f < judged.functions.size(); ++f)
         all.judgement.functions[f].push_back(judged.functions[f][i]);
       all.judgement.lengths.push_back(judged.lengths[i]);
-      all.judgement.stopped.push_back(judged.stopped[i]);
+      all.judgement.endings.push_back(judged.endings[i]);
     }
   }
-  for (std::size_t i = 0; i < drawn.batch.rollouts.size(); ++i) {
+  auto samples = records() ? samples_of(drawn, scored) : std::vector<Sample>();
+  const auto places = places_of(drawn.batch.rollouts, generations);
+  for (std::size_t i = 0; i < places.size(); ++i) {
     auto& rollout = drawn.batch.rollouts[i];
-    rollout.group = number[static_cast<std::size_t>(rollout.group)];
-    if (rollout.group < 0) continue;
-    all.rollouts.push_back(std::move(rollout));
-    all.judged.push_back((*drawn.samples)[i]);
+    const auto group = static_cast<std::size_t>(rollout.group);
+    rollout.group = number[group];
+    if (keeps[group]) {
+      all.rollouts.push_back(std::move(rollout));
+      if (!samples.empty()) all.samples.push_back(std::move(samples[i]));
+    } else if (!samples.empty()) {
+      all.discarded.push_back({.group = number[group],
+                               .reward = weighed.rewards[static_cast<std::size_t>(places[i])],
+                               .sample = std::move(samples[i])});
+    }
   }
-  all.judgement.faults.insert(all.judgement.faults.end(), judged.faults.begin(),
-                              judged.faults.end());
 }
 
 /// Divergence of every sample of all ranks from the reference.
@@ -265,27 +332,29 @@ void BatchMaker::add_progress(const Collected& all, std::vector<Metric>& facts) 
 
 void BatchMaker::record(const Collected& all, const Advantages& weighed,
                         const std::vector<std::int64_t>& places, MadeBatch& out) const {
-  if (policy_.mesh.tp->rank() != 0) return;  // the others have the same
-  for (std::size_t i = 0; i < all.judged.size(); ++i) {
-    const auto place = static_cast<std::size_t>(places[i]);
-    const auto& judged = all.judged[i];
-    const auto or_null = [](const std::optional<double>& value) {
-      return value ? Json(*value) : Json();
-    };
-    Json rewards = Json::object();
-    for (std::size_t f = 0; f < task_.reward_configs.size(); ++f)
-      rewards[task_.reward_configs[f].name] = or_null(all.judgement.functions[f][place]);
-    const Json line = {{"group", all.rollouts[i].group},
-                       {"prompt", Json::parse(judged.prompt_json)},
-                       {"completion", judged.completion},
-                       {"rewards", rewards},
-                       {"reward", or_null(weighed.rewards[place])},
-                       {"advantage", all.rollouts[i].advantage},
-                       {"finish_reason", judged.stopped ? "stop" : "length"},
-                       {"num_tokens", judged.num_tokens},
-                       {"columns", Json::parse(judged.columns_json)}};
+  const auto add = [&](std::int64_t group, const Sample& sample,
+                       const std::optional<double>& reward, double advantage, bool is_discarded) {
+    Json line = {{"group", group},
+                 {"index", sample.index},
+                 {"row", sample.row},
+                 {"prompt", Json::parse(sample.judged.prompt_json)},
+                 {"completion", sample.judged.completion},
+                 {"rewards", sample.rewards}};
+    if (!sample.faults.empty()) line["faults"] = sample.faults;
+    line["reward"] = or_null(reward);
+    line["advantage"] = advantage;
+    if (is_discarded) line["discarded"] = true;
+    line["finish_reason"] = name_of(sample.ending);
+    line["num_tokens"] = sample.judged.num_tokens;
+    line["columns"] = Json::parse(sample.judged.columns_json);
     out.records.push_back(line.dump(-1, ' ', false, Json::error_handler_t::replace));
-  }
+  };
+  for (std::size_t i = 0; i < all.samples.size(); ++i)
+    add(all.rollouts[i].group, all.samples[i], weighed.rewards[static_cast<std::size_t>(places[i])],
+        all.rollouts[i].advantage,
+        /*is_discarded=*/false);
+  for (const auto& [group, reward, sample] : all.discarded)
+    add(all.num_groups + group, sample, reward, /*advantage=*/0.0, /*is_discarded=*/true);
 }
 
 }  // namespace tailor::trainer

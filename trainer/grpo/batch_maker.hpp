@@ -22,9 +22,11 @@ struct PendingBatch {
 /// A batch of rollouts, ready for its updates, and what is told of it.
 struct MadeBatch {
   RolloutBatch batch;
-  bool rewards_failed = false;       // at samples, and scored none; the same on all ranks
-  std::vector<Metric> facts;         // reward, completions/mean_length, ...
-  std::vector<std::string> records;  // lines of completions.jsonl, of this rank; without "step"
+  bool rewards_failed = false;  // at samples, and scored none; the same on all ranks
+  std::vector<Metric> facts;    // reward, completions/mean_length, ...
+  /// Lines of completions.jsonl, of this rank; without "step". Discarded groups come last, numbered
+  /// on from those that are learnt from.
+  std::vector<std::string> records;
 };
 
 /// Samples, scores and weighs batches of rollouts.
@@ -45,13 +47,17 @@ class BatchMaker {
                    const StepSettings& settings);
 
  private:
+  struct Sample;
   struct Collected;
   PendingBatch sample(PromptSource& source, std::int64_t& num_rollouts, std::int64_t num_groups,
                       std::int64_t first_group, std::int64_t step);
   void ask_rewards(PendingBatch& pending);
-  void collect(Collected& all, PendingBatch pending) const;
-  std::vector<bool> spread_of(const std::vector<RewardColumn>& functions) const;
-  void keep(Collected& all, PendingBatch drawn, Judgement judged) const;
+  void collect(Collected& all, PendingBatch pending, std::int64_t step) const;
+  bool records() const;
+  std::vector<Sample> samples_of(const PendingBatch& drawn, const Scored& scored) const;
+  Advantages weigh_scores(const std::vector<RewardColumn>& functions) const;
+  void keep(Collected& all, PendingBatch drawn, const Judgement& judged,
+            const Scored& scored) const;
   std::vector<double> kl_of(const Collected& all) const;
   Advantages weigh(const Collected& all) const;
   void add_rejected(const Collected& all, std::vector<Metric>& facts) const;

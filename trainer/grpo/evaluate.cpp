@@ -34,9 +34,10 @@ std::optional<PromptEvaluation> evaluate_prompts(
   }
   auto scored = scorer.start(
       std::make_shared<const std::vector<Judged>>(judged_of(task, task.eval, rollouts)));
-  const auto judged =
-      judge(task, rollouts, scored.get(), num_rows, /*num_generations=*/1, policy.mesh);
-  warn_of_faults(judged.faults);
+  const auto answers = scored.get();
+  const auto judged = judge(task, rollouts, answers, num_rows, /*num_generations=*/1, policy.mesh);
+  warn_of_faults(task, task.eval, rollouts, answers, "evaluation", /*num_generations=*/1,
+                 *policy.mesh.data);
   const auto weighed = advantages(judged.functions, reward_weights(task), 1, ScaleRewards::None);
   return PromptEvaluation{weighed.reward.mean, evaluation_facts(task, judged, weighed)};
 }

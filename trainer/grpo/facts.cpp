@@ -61,23 +61,27 @@ std::vector<Metric> batch_facts(const GrpoTask& task, const Judgement& judgement
   std::vector<Metric> out{{"reward", weighed.reward.mean},
                           {"reward_std", extent(weighed.group_deviations).mean},
                           {"frac_reward_zero_std", weighed.frac_reward_zero_std}};
-  std::int64_t unscored = 0;
   for (std::size_t f = 0; f < task.reward_configs.size(); ++f) {
     const auto name = "rewards/" + task.reward_configs[f].name;
     out.push_back({name + "/mean", weighed.functions[f].mean});
     out.push_back({name + "/std", weighed.functions[f].deviation});
-    unscored += num_unscored(judgement.functions[f]);
   }
-  out.push_back({"num_unscored", unscored});
+  out.push_back({"num_unscored", num_unscored(weighed.rewards)});
+  out.push_back({"num_faulted", judgement.num_faulted});
   add_histogram(out, weighed.rewards);
   add_lengths(out, "length", judgement.lengths);
   std::vector<double> terminated;
   for (std::size_t i = 0; i < judgement.lengths.size(); ++i)
-    if (judgement.stopped[i]) terminated.push_back(judgement.lengths[i]);
+    if (judgement.endings[i] != Ending::Length) terminated.push_back(judgement.lengths[i]);
   add_lengths(out, "terminated_length", terminated);
-  out.push_back(
-      {"completions/clipped_ratio", 1.0 - share(static_cast<double>(terminated.size()),
-                                                static_cast<double>(judgement.lengths.size()))});
+  const auto add_share = [&](const std::string& name, Ending ending) {
+    const auto count = std::ranges::count(judgement.endings, ending);
+    out.push_back(
+        {name, share(static_cast<double>(count), static_cast<double>(judgement.endings.size()))});
+  };
+  add_share("completions/clipped_ratio", Ending::Length);
+  add_share("completions/eos_token_ratio", Ending::EndToken);
+  add_share("completions/stop_string_ratio", Ending::StopString);
   return out;
 }
 
@@ -86,7 +90,8 @@ std::vector<Metric> update_facts(const UpdateReport& report, const GrpoConfig& c
   std::vector<Metric> out{{"entropy", report.entropy}};
   out.push_back({"frac_reused_tokens", share(static_cast<double>(report.num_reused),
                                              static_cast<double>(report.num_tokens))});
-  if (config.beta > 0.0) out.push_back({"kl", share(policy.kl, policy.tokens)});
+  if (config.asks_reference()) out.push_back({"kl", share(policy.kl, policy.tokens)});
+  out.push_back({"approx_kl", share(policy.approx_kl, policy.tokens)});
   const double low = share(policy.clip_low, policy.num_ratios),
                high = share(policy.clip_high, policy.num_ratios);
   out.push_back({"clip_ratio/low_mean", low});

@@ -10,7 +10,8 @@ namespace tailor::trainer {
 
 /// What metrics.jsonl tells of GRPO, by TRL's names where it has them.
 
-/// Of scored completions: rewards, their spread and histogram, lengths, how many were cut.
+/// Of scored completions: rewards, their spread and histogram, lengths, what ended them: shares of
+/// the length limit (clipped_ratio), of end tokens and of stop strings, which add up to 1.
 std::vector<Metric> batch_facts(const GrpoTask& task, const Judgement& judgement,
                                 const Advantages& weighed);
 /// Of an update: entropy, divergence, clipping, and the sampler against the trainer where both are

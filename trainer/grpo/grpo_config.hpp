@@ -15,9 +15,10 @@ enum class RewardAggregation { SumThenNormalize, NormalizeThenSum };  // the sec
 /// Estimators of the divergence from the reference (Schulman 2020, "Approximating KL divergence").
 /// A plus has the value of its name and the gradient of k2.
 enum class KlEstimator { K1, K2, K3, K1Plus, K3Plus };
-enum class KlPlace { Loss, Reward };
+enum class KlPlace { Loss, Reward, Off };  // Off: it is measured and told alone
 /// What is done about log-probabilities that the sampler and the trainer do not agree on. Auto:
-/// nothing where both are this program with the same numbers, else TokenTruncate.
+/// nothing, since both are this program with the same numbers; batches of older weights have the
+/// trainer's own log-probabilities under these.
 enum class Correction {
   Auto,
   Off,
@@ -91,14 +92,19 @@ struct GrpoConfig {
   double importance_sampling_clip_max = 2.0;
   std::optional<double> importance_sampling_clip_min;
   std::vector<RejectRule> importance_sampling_reject;  // what leaves the loss altogether
-  double mismatch_limit = 0.5;  // tripwire: mean |log-probability difference| at the first update
+  /// Tripwire: mean |log-probability difference| of sampler and trainer at a batch's first update.
+  /// Absent: by what multiplies, see mismatch_limit() of tripwires.hpp; 0: never.
+  std::optional<double> mismatch_limit;
   // Batches
   bool mask_truncated_completions = false;
   bool dynamic_sampling = false;          // groups without spread are sampled anew (DAPO)
-  std::int64_t max_num_gen_batches = 10;  // at most, for one batch
+  std::int64_t max_num_gen_batches = 10;  // at most, for one batch; 0: no limit
   std::int64_t zero_spread_patience =
-      20;                       // steps without any spread before the job stops; 0: never
-  double kl_limit = 0.0;        // tripwire: mean KL above it stops the job; 0: never
+      20;  // steps without any spread before the job stops; 0: never
+  /// Tripwire: a mean divergence above kl_limit at kl_patience steps in a row that measure one,
+  /// from the reference or from the weights that sampled, stops the job; kl_limit 0: never.
+  double kl_limit = 10.0;
+  std::int64_t kl_patience = 3;
   bool log_completions = true;  // completions.jsonl
   bool share_prompts = true;    // a group's prompt is computed once in an update; false: every time
   /// Memory for what linear layers answered while completions were sampled, which their first
@@ -110,6 +116,11 @@ struct GrpoConfig {
     return top_p < 1.0 || top_k > 0 || min_p > 0.0 || repetition_penalty != 1.0;
   }
   double clip_high() const { return epsilon_high.value_or(epsilon); }
+  bool asks_reference() const { return beta > 0.0 || kl_in == KlPlace::Off; }
+  /// Dynamic sampling, when `rounds` were drawn for a batch that is not full yet.
+  bool draws_more(std::int64_t rounds) const {
+    return max_num_gen_batches == 0 || rounds < max_num_gen_batches;
+  }
 };
 
 }  // namespace tailor::trainer

@@ -12,6 +12,7 @@
 #include "trainer/grpo/batch_maker.hpp"
 #include "trainer/grpo/evaluate.hpp"
 #include "trainer/grpo/facts.hpp"
+#include "trainer/grpo/tripwires.hpp"
 #include "trainer/grpo/update.hpp"
 #include "trainer/metrics/jsonl_log.hpp"
 #include "trainer/metrics/log.hpp"
@@ -34,6 +35,24 @@ std::unique_ptr<models::ForwardRecord> record_of(const TrainRun& run) {
   return bytes > 0 ? std::make_unique<models::ForwardRecord>(run.model, bytes) : nullptr;
 }
 
+void warn_of_shaping(const GrpoConfig& grpo) {
+  std::string keys;
+  const auto add = [&](bool shapes, const char* key) {
+    if (shapes) keys += (keys.empty() ? "grpo." : ", ") + std::string(key);
+  };
+  add(grpo.top_p < 1.0, "top_p");
+  add(grpo.top_k > 0, "top_k");
+  add(grpo.min_p > 0.0, "min_p");
+  add(grpo.repetition_penalty != 1.0, "repetition_penalty");
+  add(grpo.min_new_tokens > 0, "min_new_tokens");
+  if (!keys.empty())
+    log_warn(keys +
+             ": completions are drawn from a distribution that is cut or bent, and trained as if "
+             "from the whole one, softmax(logits / temperature): as in TRL without vLLM, no weight "
+             "corrects for the difference; mismatch/... compares sampler and trainer under the "
+             "whole one");
+}
+
 class GrpoLoop {
  public:
   GrpoLoop(TrainRun& run, const GrpoTask& task)
@@ -49,6 +68,7 @@ class GrpoLoop {
         plan_(batch_plan(config_, run.mesh.sizes.data())),
         scorer_(task.rewards),
         record_(record_of(run)),
+        mismatch_limit_(mismatch_limit(config_.grpo, run.model.arithmetic())),
         maker_(policy_, task, config_, plan_, scorer_, record_.get()),
         source_(static_cast<std::int64_t>(task.train.size()), config_.data.shuffle,
                 config_.train.seed),
@@ -57,6 +77,7 @@ class GrpoLoop {
                   grpo_total_steps(config_, static_cast<std::int64_t>(task.train.size()),
                                    run.mesh.sizes.data()),
                   /*curve_name=*/"reward") {
+    if (training_.leads()) warn_of_shaping(config_.grpo);
     auto& state = training_.state();
     source_.seek(state.data);
     batch_.num_updates = 0;  // used up
@@ -85,6 +106,11 @@ class GrpoLoop {
     const auto settings = training_.settings();
     facts_.clear();
     prepare(settings);
+    const WatchedUpdate watched{
+        .step = settings.step,
+        .is_first = batch_.updates_done == 0,
+        .has_moved = settings.step - 1 > batch_.sampled_at,
+        .was_base = settings.step == 1 && adapter_is_zero(training_.trainable())};
     const auto update_begin = Clock::now();
     const auto report = update(settings);
     if (record_) record_->clear();  // the weights have changed
@@ -92,8 +118,7 @@ class GrpoLoop {
     facts_.push_back({"update_time_s", update_s});
     facts_.push_back(
         {"update_tokens_per_second", static_cast<double>(report.num_tokens) / update_s});
-    check(report, settings.step);
-
+    const auto why = why_stop(report, watched);
     if (report.num_loss_tokens == 0)
       log_warn("step " + std::to_string(settings.step) +
                ": every completion was left out, cut at the limit "
@@ -114,8 +139,10 @@ class GrpoLoop {
       // What is told of a batch stands with its first step, which the interval may never meet.
       metrics.logged = settings.step % config_.output.logging_steps < plan_.num_updates;
     }
+    metrics.logged = metrics.logged || why;  // what stopped the job can be seen
     training_.count_step(std::move(metrics), report.num_tokens, report.num_loss_tokens,
                          seconds_since(begin), batch_.has_spread);
+    if (why) throw NumericError(*why);
   }
 
   /// A batch with updates to make; and the next one, sampled where it is time. That comes before
@@ -145,7 +172,6 @@ class GrpoLoop {
     facts_ = std::move(made.facts);
     write_completions(made.records, settings.step);
     rewards_failed_ = made.rewards_failed && rewards_failed_.value_or(true);
-    check_spread(settings.step);
     training_.reporter().activity("");
   }
 
@@ -167,48 +193,15 @@ class GrpoLoop {
           "learnt nothing; the warnings before this say why");
   }
 
-  void check_spread(std::int64_t step) {
-    auto& count = training_.state().guards.without_spread;
-    count = batch_.has_spread ? 0 : count + 1;
-    const auto patience = config_.grpo.zero_spread_patience;
-    if (patience == 0 || count < patience) return;
-    throw NumericError(
-        "step " + std::to_string(step) + ": for " + std::to_string(count) +
-        " batches no prompt had completions of different rewards: there is nothing to "
-        "learn from; look at completions.jsonl for prompts that are too hard or "
-        "too easy and for samples that no reward scored "
-        "(grpo.zero_spread_patience)");
-  }
-
-  void check(const UpdateReport& report, std::int64_t step) const {
+  /// What the tripwires say of an update.
+  std::optional<std::string> why_stop(const UpdateReport& report, const WatchedUpdate& update) {
     const auto& grpo = config_.grpo;
-    const double apart = report.mismatch.mean_difference();
-    // Where the weights have moved on, what the sampler said is compared with the trainer's numbers
-    // under the old ones. bypass compares with the sampler alone: then the difference is the
-    // policy's own way.
-    const bool moved = step - 1 > batch_.sampled_at;
-    const bool bypasses = grpo.importance_sampling_correction == Correction::Bypass;
-    const bool first = batch_.updates_done == 0 && !(moved && bypasses);
-    if (first && grpo.mismatch_limit > 0.0 && apart > grpo.mismatch_limit)
-      throw NumericError("step " + std::to_string(step) +
-                         ": the log-probabilities of the sampler and of the trainer differ by " +
-                         std::to_string(apart) + " in the mean, above grpo.mismatch_limit " +
-                         std::to_string(grpo.mismatch_limit) +
-                         ": the adapter does not reach the sampler");
-    const double drift = report.policy.logprob_difference / std::max(report.policy.tokens, 1.0);
-    if (batch_.updates_done == 0 && !moved && !bypasses && grpo.mismatch_limit > 0.0 &&
-        drift > grpo.mismatch_limit)
-      throw NumericError("step " + std::to_string(step) +
-                         ": the log-probabilities of a batch's first update differ by " +
-                         std::to_string(drift) +
-                         " in the mean from those before it, above grpo.mismatch_limit " +
-                         std::to_string(grpo.mismatch_limit) + ": the same weights gave both");
-    const double kl = report.policy.kl / std::max(report.policy.tokens, 1.0);
-    if (grpo.kl_limit > 0.0 && kl > grpo.kl_limit)
-      throw NumericError("step " + std::to_string(step) +
-                         ": the divergence from the reference is " + std::to_string(kl) +
-                         ", above grpo.kl_limit " + std::to_string(grpo.kl_limit) +
-                         "; a lower learning rate or a larger grpo.beta may help");
+    auto& counts = training_.state().guards;
+    std::optional<std::string> flat;
+    if (update.is_first) flat = why_flat(batch_.has_spread, grpo, update.step, counts);
+    const auto far = why_far(report, grpo, update, counts);
+    if (auto apart = why_apart(report, grpo, mismatch_limit_, update)) return apart;
+    return far ? far : flat;
   }
 
   void write_completions(const std::vector<std::string>& own, std::int64_t step) {
@@ -288,6 +281,7 @@ class GrpoLoop {
   BatchPlan plan_;
   Scorer scorer_;
   std::unique_ptr<models::ForwardRecord> record_;  // or none; empty between steps
+  double mismatch_limit_;
   BatchMaker maker_;
   PromptSource source_;
   std::string from_;  // the checkpoint to go on from

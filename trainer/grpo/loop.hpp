@@ -30,9 +30,8 @@ std::int64_t reused_forward_bytes(const RunConfig& config, at::Device device);
 /// that trains. With max_staleness the next batch is sampled before the last updates of this one,
 /// and its rewards are asked while those are made and the batch behind it is sampled; what is
 /// sampled when does not depend on how long rewards take. A checkpoint in the middle of a batch
-/// holds what is left of it, and the next batch where it is there. Throws NumericError, also where
-/// every group lacks spread, the sampler's numbers are not the trainer's, or the policy runs away
-/// from the reference.
+/// holds what is left of it, and the next batch where it is there. Throws NumericError, also of the
+/// tripwires, behind the report of the step that they stop at.
 TrainResult train_grpo(TrainRun run, const GrpoTask& task);
 
 }  // namespace tailor::trainer

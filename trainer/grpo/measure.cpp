@@ -18,7 +18,7 @@ std::vector<float> listed(const at::Tensor& values) {
 
 void measure_reference(const Policy& policy, std::vector<Rollout>& rollouts,
                        const StepSettings& settings) {
-  if (policy.config.beta == 0.0) return;  // a reference that nobody asks costs a pass
+  if (!policy.config.asks_reference()) return;  // one that nobody asks costs a pass
   const AdapterOff off(policy.adapter);
   measure(policy, rollouts, settings, &Rollout::reference_logprobs);
 }

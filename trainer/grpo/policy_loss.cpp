@@ -236,6 +236,7 @@ class Calculation {
     const auto difference = std::abs(rows_.log_ratio(t));
     sums.logprob_difference += difference;
     sums.logprob_difference_max = std::max(sums.logprob_difference_max, difference);
+    sums.approx_kl += kl_term(KlEstimator::K3, -rows_.log_ratio(t)).value;
     if (rows_.reference)
       sums.kl += kl_term(KlEstimator::K3, rows_.logprobs[t] - (*rows_.reference)[t]).value;
     sums.tokens += 1.0;
@@ -288,7 +289,7 @@ PolicySums& PolicySums::operator+=(const PolicySums& other) {
   clip_high_max = std::max(clip_high_max, other.clip_high_max);
   ratio += other.ratio;
   ratio_max = std::max(ratio_max, other.ratio_max);
-  kl += other.kl;
+  kl += other.kl, approx_kl += other.approx_kl;
   logprob_difference += other.logprob_difference;
   logprob_difference_max = std::max(logprob_difference_max, other.logprob_difference_max);
   num_clamped += other.num_clamped, num_dropped += other.num_dropped;

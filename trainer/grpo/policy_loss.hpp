@@ -38,6 +38,7 @@ struct PolicySums {
   double clip_low_min = 1.0, clip_high_max = 0.0;  // share of a response: smallest, largest
   double ratio = 0.0, ratio_max = 0.0;             // of the num_ratios
   double kl = 0.0;                                 // k3 against the reference, over tokens
+  double approx_kl = 0.0;  // k3 of KL(old, logprobs), r - 1 - ln r, over tokens
   double logprob_difference = 0.0, logprob_difference_max = 0.0;  // |logprobs - old|
   double num_clamped = 0.0;                                       // ratios beyond kLogRatioLimit
   double num_dropped = 0.0;  // responses, by off_policy_mask_threshold

@@ -13,6 +13,7 @@ struct PromptRow {
   std::vector<std::int64_t> ids;
   std::string prompt_json;   // as the row has it: a string, or a list of messages
   std::string columns_json;  // the other columns, an object
+  std::string place{};       // "prompts.jsonl:12", for people
 };
 
 /// Endless rows, epoch after epoch. The order of an epoch is a function of (seed, epoch) alone.

@@ -30,6 +30,7 @@ models::GenerationOptions options_of(const Policy& policy, const GrpoTask& task,
                   .seed = drawing.seed};
   out.stop_ids = task.stop_ids;
   out.batch_size = config.rollout_batch_size;
+  out.prompts_apart = true;  // samples do not depend on what else is sampled
   if (auto* group = lockstep_group(policy.mesh); group != nullptr)
     out.any_rank = [group](bool mine) { return any_rank(mine, *group); };
   if (auto* group = policy.vocabulary.group; group != nullptr)
@@ -92,24 +93,24 @@ class StopWatch {
 Rollout rollout_of(const models::Completion& completion, const Planned& planned,
                    const GrpoConfig& config) {
   Rollout out{.group = planned.group, .row = planned.row, .ids = completion.ids};
-  // A distribution that was cut or bent is not the one that the trainer's numbers are of.
-  const bool keeps = !config.shapes_distribution() && config.min_new_tokens == 0;
-  if (keeps) out.sampler_logprobs = completion.sampling_logprobs;
+  // Of the whole distribution, which the trainer's numbers are of, whatever was cut and bent.
+  out.sampler_logprobs = completion.whole_logprobs;
   if (completion.end_token) {
     out.ids.push_back(completion.end_token->id);
-    if (keeps) out.sampler_logprobs.push_back(completion.end_token->sampling_logprob);
+    out.sampler_logprobs.push_back(completion.end_token->whole_logprob);
   }
   out.stopped = completion.finish_reason == models::FinishReason::Stop;
   out.counts = out.stopped || !config.mask_truncated_completions;
   return out;
 }
 
+/// What became of a sample at a reward.
+constexpr double kScored = 1.0, kNone = 0.0, kFailed = -1.0, kRowFailed = -2.0;
+
 /// Rows of the table that ranks add up: each holds its own samples, zeros elsewhere. Columns: for
-/// every reward whether it scored (1), failed (-1) or answered none (0), and what; then length, and
-/// whether it ended by itself.
+/// every reward what became of the sample, and its score; then length and ending.
 at::Tensor own_table(const GrpoTask& task, const std::vector<Rollout>& rollouts,
-                     const Scored& scored, std::int64_t num_samples, std::int64_t num_generations,
-                     std::vector<std::string>& faults) {
+                     const Scored& scored, std::int64_t num_samples, std::int64_t num_generations) {
   const auto columns = static_cast<std::int64_t>(2 * task.reward_configs.size() + 2);
   auto table = at::zeros({num_samples, columns}, at::kDouble);
   std::vector<double*> rows;
@@ -117,21 +118,16 @@ at::Tensor own_table(const GrpoTask& task, const std::vector<Rollout>& rollouts,
     rows.push_back(table.mutable_data_ptr<double>() + place * columns);
   for (std::size_t i = 0; i < rows.size(); ++i) {
     rows[i][columns - 2] = static_cast<double>(rollouts[i].size());
-    rows[i][columns - 1] = rollouts[i].stopped ? 1.0 : 0.0;
+    rows[i][columns - 1] = static_cast<double>(ending_of(task, rollouts[i]));
   }
   for (std::size_t f = 0; f < scored.functions.size(); ++f) {
     const auto& result = scored.functions[f];
     for (std::size_t i = 0; i < rows.size(); ++i) {
-      rows[i][2 * f] = result.values.at(i) ? 1.0 : 0.0;
+      rows[i][2 * f] = result.values.at(i) ? kScored : kNone;
       rows[i][2 * f + 1] = result.values.at(i).value_or(0.0);
     }
-    for (const auto& fault : result.faults) {
-      rows.at(fault.index)[2 * f] = -1.0;
-      faults.push_back(task.reward_configs[f].name + ": completion " +
-                       std::to_string(fault.index % static_cast<std::size_t>(num_generations)) +
-                       " of group " + std::to_string(rollouts.at(fault.index).group) + ": " +
-                       fault.reason);
-    }
+    for (const auto& fault : result.faults)
+      rows.at(fault.index)[2 * f] = fault.of_row ? kRowFailed : kFailed;
   }
   return table;
 }
@@ -176,8 +172,20 @@ std::vector<std::string> all_lines(const std::vector<std::string>& own, distribu
   return out;
 }
 
-void warn_of_faults(const std::vector<std::string>& faults) {
+void warn_of_faults(const GrpoTask& task, const std::vector<PromptRow>& rows,
+                    const std::vector<Rollout>& rollouts, const Scored& scored,
+                    const std::string& where, std::int64_t num_generations,
+                    distributed::Group& data) {
   constexpr std::size_t kShown = 3;
+  std::vector<std::string> own;
+  for (std::size_t f = 0; f < scored.functions.size(); ++f)
+    for (const auto& fault : scored.functions[f].faults)
+      own.push_back(task.reward_configs[f].name + " at " + where + ", " +
+                    rows.at(static_cast<std::size_t>(rollouts.at(fault.index).row)).place +
+                    ", completion " +
+                    std::to_string(fault.index % static_cast<std::size_t>(num_generations)) + ": " +
+                    fault.reason);
+  const auto faults = all_lines(own, data);
   for (std::size_t i = 0; i < std::min(faults.size(), kShown); ++i) log_warn("reward " + faults[i]);
   if (faults.size() > kShown)
     log_warn("... and " + std::to_string(faults.size() - kShown) +
@@ -212,18 +220,35 @@ std::vector<Rollout> draw(const Policy& policy, const std::vector<PromptRow>& ro
   return out;
 }
 
+std::string name_of(Ending ending) {
+  switch (ending) {
+    case Ending::Length:
+      return "length";
+    case Ending::EndToken:
+      return "eos_token";
+    case Ending::StopString:
+      return "stop_string";
+  }
+  return "";
+}
+
+Ending ending_of(const GrpoTask& task, const Rollout& rollout) {
+  if (!rollout.stopped) return Ending::Length;
+  const bool by_token = std::ranges::find(task.stop_ids, rollout.ids.back()) != task.stop_ids.end();
+  return by_token ? Ending::EndToken : Ending::StopString;
+}
+
 std::vector<Judged> judged_of(const GrpoTask& task, const std::vector<PromptRow>& rows,
                               const std::vector<Rollout>& rollouts) {
   std::vector<Judged> out;
   for (const auto& rollout : rollouts) {
     const auto& row = rows.at(static_cast<std::size_t>(rollout.row));
     auto ids = rollout.ids;
-    if (std::ranges::find(task.stop_ids, ids.back()) != task.stop_ids.end()) ids.pop_back();
+    if (ending_of(task, rollout) == Ending::EndToken) ids.pop_back();
     out.push_back({.prompt_json = row.prompt_json,
                    .completion = task.tokenizer->decode(ids, /*skip_special_tokens=*/true),
                    .columns_json = row.columns_json,
-                   .num_tokens = rollout.size(),
-                   .stopped = rollout.stopped});
+                   .num_tokens = rollout.size()});
   }
   return out;
 }
@@ -234,22 +259,27 @@ Judgement judge(const GrpoTask& task, const std::vector<Rollout>& rollouts, cons
   Judgement out;
   const auto num_samples = num_groups * num_generations;
   // Ranks of tp hold the same samples: the first has asked the rewards, which may have moods.
-  auto table = own_table(task, rollouts, scored, num_samples, num_generations, out.faults);
+  auto table = own_table(task, rollouts, scored, num_samples, num_generations);
   mesh.tp->broadcast(table, 0);
   mesh.data->all_reduce(table, distributed::Reduce::Sum);
-  out.faults = all_lines(out.faults, *mesh.data);
 
   const auto columns = table.size(1);
   const auto* row = table.const_data_ptr<double>();
   out.functions.resize(task.reward_configs.size());
   for (std::int64_t i = 0; i < num_samples; ++i, row += columns) {
+    bool faulted = false;
     for (std::size_t f = 0; f < task.reward_configs.size(); ++f) {
-      out.functions[f].push_back(row[2 * f] > 0.0 ? std::optional(row[2 * f + 1]) : std::nullopt);
-      out.scored = out.scored || row[2 * f] > 0.0;
-      out.failed = out.failed || row[2 * f] < 0.0;
+      faulted = faulted || row[2 * f] == kFailed;
+      out.failed = out.failed || row[2 * f] < kNone;
     }
+    for (std::size_t f = 0; f < task.reward_configs.size(); ++f) {
+      const bool counts = row[2 * f] == kScored && !faulted;
+      out.functions[f].push_back(counts ? std::optional(row[2 * f + 1]) : std::nullopt);
+      out.scored = out.scored || counts;
+    }
+    out.num_faulted += faulted ? 1 : 0;
     out.lengths.push_back(row[columns - 2]);
-    out.stopped.push_back(row[columns - 1] != 0.0);
+    out.endings.push_back(static_cast<Ending>(static_cast<int>(row[columns - 1])));
   }
   return out;
 }

@@ -45,28 +45,40 @@ std::vector<Rollout> draw(const Policy& policy, const std::vector<PromptRow>& ro
                           const GrpoTask& task, const std::vector<Planned>& planned,
                           const Drawing& drawing);
 
+/// What ended a completion.
+enum class Ending { Length, EndToken, StopString };
+/// "length", "eos_token", "stop_string".
+std::string name_of(Ending ending);
+Ending ending_of(const GrpoTask& task, const Rollout& rollout);
+
 /// What the rewards are told of completions, one a rollout.
 std::vector<Judged> judged_of(const GrpoTask& task, const std::vector<PromptRow>& rows,
                               const std::vector<Rollout>& rollouts);
 
 /// Scores of the samples of all ranks and what is counted of them, in the order of the groups.
 struct Judgement {
-  std::vector<RewardColumn> functions;  // one a reward
-  std::vector<double> lengths;          // tokens
-  std::vector<bool> stopped;            // ended by themselves
-  bool scored = false;                  // some reward answered a number,
-  bool failed = false;                  // some reward failed at a sample; the same on all ranks
-  /// "judge: completion 3 of group 1: timed out after 10 s", of all ranks; on rank 0 alone.
-  std::vector<std::string> faults;
+  /// One a reward. A sample that some reward failed at is scored by none (see RewardFault): what
+  /// the others say of it counts nowhere.
+  std::vector<RewardColumn> functions;
+  std::vector<double> lengths;  // tokens
+  std::vector<Ending> endings;
+  std::int64_t num_faulted = 0;  // samples that a failing reward cost
+  bool scored = false;           // some sample has a score,
+  bool failed = false;           // some reward failed at one; the same on all ranks
 };
-/// Tells a few of them, and how many others there are.
-void warn_of_faults(const std::vector<std::string>& faults);
 
 /// Number of each rollout among the samples of all ranks; those of a group are neighbours.
 std::vector<std::int64_t> places_of(const std::vector<Rollout>& rollouts,
                                     std::int64_t num_generations);
 /// Lines of all ranks on the first, in the order of the ranks. Collective.
 std::vector<std::string> all_lines(const std::vector<std::string>& own, distributed::Group& data);
+
+/// Warns of what went wrong with rewards on all ranks, a few samples by name: "reward judge at step
+/// 4, prompts.jsonl:12, completion 3: timed out after 10 s". `where`: "step 4". Collective.
+void warn_of_faults(const GrpoTask& task, const std::vector<PromptRow>& rows,
+                    const std::vector<Rollout>& rollouts, const Scored& scored,
+                    const std::string& where, std::int64_t num_generations,
+                    distributed::Group& data);
 
 /// Shares the scores of `rollouts`, this rank's part of num_groups groups, with all ranks; `scored`
 /// is empty where the rank has no rewards. Collective.

@@ -3,6 +3,8 @@
 #include <chrono>
 #include <utility>
 
+#include "trainer/sft/numeric_error.hpp"
+
 namespace tailor::trainer {
 namespace {
 
@@ -10,7 +12,17 @@ Scored ask(std::span<const std::unique_ptr<Reward>> rewards, const std::vector<J
   using Clock = std::chrono::steady_clock;
   const auto begin = Clock::now();
   Scored out;
-  for (const auto& reward : rewards) out.functions.push_back(reward->score(samples));
+  for (const auto& reward : rewards) {
+    try {
+      out.functions.push_back(reward->score(samples));
+    } catch (const RewardLost& error) {
+      throw NumericError(
+          reward->config().place + ": the reward \"" + reward->config().name +
+          "\" cannot be asked any more: " + error.what() +
+          "; without it the model would learn something else, so the job ends here; started again "
+          "it goes on from its last checkpoint");
+    }
+  }
   out.busy_s = std::chrono::duration<double>(Clock::now() - begin).count();
   return out;
 }

@@ -32,6 +32,7 @@ class Scorer {
   Scorer(const Scorer&) = delete;
   Scorer& operator=(const Scorer&) = delete;
 
+  /// The answer is a NumericError where a reward is lost.
   std::future<Scored> start(SharedSamples samples);
 
  private:

@@ -34,6 +34,7 @@ void add_over_ranks(UpdateReport& report, distributed::Group& data) {
           &p.num_ratios,
           &p.ratio,
           &p.kl,
+          &p.approx_kl,
           &p.num_clamped,
           &p.num_dropped,
           &p.vespo_phi,

@@ -18,7 +18,7 @@ namespace {
 
 using nlohmann::json;
 
-/// Why one sample cannot be judged.
+/// Why a row's samples cannot be judged.
 class CannotJudge : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -37,7 +37,7 @@ class BuiltInReward : public Reward {
       try {
         out.values[i] = judge_(samples[i]);
       } catch (const CannotJudge& error) {
-        out.faults.push_back({.index = i, .reason = error.what()});
+        out.faults.push_back({.index = i, .reason = error.what(), .of_row = true});
       } catch (const models::text::RegexLimit& error) {
         out.faults.push_back({.index = i, .reason = error.what()});
       } catch (const SchemaLimit& error) {

@@ -7,7 +7,7 @@
 namespace tailor::trainer {
 
 /// The rewards that need no program beside this one. All are functions of one sample; a sample that
-/// cannot be judged (its row has no such column) is a RewardFault.
+/// cannot be judged is a RewardFault, of the row where that has no such column.
 ///
 ///   numeric_answer  1 where answer_number() of the completion equals that of the column
 ///   exact_answer    1 where the marked answer, or else the whole completion, equals the column

@@ -1,11 +1,9 @@
 #include "trainer/rewards/child_process.hpp"
 
 #include <fcntl.h>
-#include <linux/close_range.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -13,12 +11,16 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <string_view>
 #include <system_error>
+#include <thread>
 #include <utility>
 
+#include "trainer/metrics/log.hpp"
+#include "trainer/rewards/launch.hpp"
 #include "trainer/rewards/process_tree.hpp"
 
 namespace tailor::trainer {
@@ -85,63 +87,6 @@ std::vector<char*> pointers(std::vector<std::string>& texts) {
   for (auto& text : texts) out.push_back(text.data());
   out.push_back(nullptr);
   return out;
-}
-
-/// All that the child needs between vfork and exec, where only system calls are allowed.
-struct Launch {
-  const char* program;
-  char* const* arguments;
-  char* const* environment;
-  const char* cwd;  // null: stay
-  int input, output, errors;
-  rlim_t memory_limit = RLIM_INFINITY;
-  pid_t parent = ::getpid();
-  bool dies_with_parent = true;
-};
-
-int child_main(const Launch& launch) {
-  ::setpgid(0, 0);
-  if (launch.dies_with_parent) {
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (::getppid() != launch.parent) return ESRCH;  // it died before the line above
-  }
-  for (int signal = 1; signal < NSIG; ++signal) ::signal(signal, SIG_DFL);
-  sigset_t none;
-  sigemptyset(&none);
-  ::sigprocmask(SIG_SETMASK, &none, nullptr);
-  if (const int fd = ::open("/proc/self/oom_score_adj", O_WRONLY); fd >= 0) {
-    [[maybe_unused]] const auto written = ::write(fd, "1000", 4);
-  }
-  // The trainer watches over it, and is to get its turn however many processes this one becomes.
-  [[maybe_unused]] const int nice_value = ::nice(5);
-  if (launch.cwd != nullptr && ::chdir(launch.cwd) != 0) return errno;
-  if (::dup2(launch.input, 0) < 0 || ::dup2(launch.output, 1) < 0 || ::dup2(launch.errors, 2) < 0)
-    return errno;
-  if (::syscall(SYS_close_range, 3U, ~0U, 0U) != 0)  // before Linux 5.9
-    for (int fd = 3; fd < 65536; ++fd) ::close(fd);
-  const rlimit no_core{0, 0}, memory{launch.memory_limit, launch.memory_limit};
-  ::setrlimit(RLIMIT_CORE, &no_core);
-  if (launch.memory_limit != RLIM_INFINITY && ::setrlimit(RLIMIT_AS, &memory) != 0) return errno;
-  ::execve(launch.program, launch.arguments, launch.environment);
-  return errno;
-}
-
-/// vfork, since fork copies the page tables of a process that holds a model, and what libraries do
-/// at fork does not suit a process whose worker threads are gone. Not inlined, so that the frame
-/// that both processes use is the child's own.
-[[gnu::noinline]] pid_t launch_child(const Launch& launch, volatile int& error) {
-  sigset_t all, before;
-  sigfillset(&all);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);  // no handler may run in the child
-  const auto pid = ::vfork();
-  if (pid == 0) {
-    error = child_main(launch);
-    ::_exit(127);
-  }
-  const int problem = errno;
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  errno = problem;
-  return pid;
 }
 
 std::string fresh_mark() {
@@ -230,8 +175,7 @@ for p in $g; do kill -s KILL -- "-$p"; done)";
 
 Guard::~Guard() {
   ::close(input_);
-  while (::waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
-  }
+  wait_for(pid_);
 }
 
 void Guard::tell(char what, pid_t group) const {
@@ -259,7 +203,7 @@ Child::Child(const ChildOptions& options, const Guard* guard) : guard_(guard), m
   pid_ = launch_child(launch, error);
   if (pid_ < 0) fail("cannot start a process");
   if (error != 0) {
-    ::waitpid(pid_, nullptr, 0);
+    wait_for(pid_);
     errno = error;
     fail("cannot run " + options.program.string());
   }
@@ -305,9 +249,20 @@ void Child::kill() {
   close_pipes();
   kill_tree(pid_, mark_);
   if (guard_ != nullptr) guard_->forget(pid_);
-  while (::waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
+  // A process is seen to have ended a moment before it can be waited for.
+  constexpr std::chrono::seconds kPatience(2);
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  bool reaped = reap(pid_);
+  while (!reaped && std::chrono::steady_clock::now() < end) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    reaped = reap(pid_);
   }
   while (::waitpid(-pid_, nullptr, WNOHANG) > 0) {  // what it left, see the constructor
+  }
+  if (!reaped) {
+    disown(pid_);
+    log_warn("a reward's child, process " + std::to_string(pid_) +
+             ", does not end although it was killed, and is left behind");
   }
   pid_ = -1;
 }

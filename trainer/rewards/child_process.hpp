@@ -67,7 +67,9 @@ class Child {
   bool has_ended();  // does not wait
   /// "exit code 3", "signal 11 (Segmentation fault)", once it has ended by itself.
   const std::string& how_it_ended() const { return end_; }
-  /// Kills it and all that it started; see kill_tree().
+  /// Kills it and all that it started; see kill_tree(). One that does not end even so (in a system
+  /// call that cannot be broken off, or held by a debugger) is left behind with a warning, and
+  /// reap_orphans() of launch.hpp sees to it once it has ended.
   void kill();
 
  private:

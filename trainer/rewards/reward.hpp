@@ -19,18 +19,27 @@ struct Judged {
   std::string completion;    // text, without the end token; with a stop string that ended it
   std::string columns_json;  // the row's other columns, a JSON object
   std::int64_t num_tokens = 0;
-  bool stopped = true;  // ended by itself or a stop string, not by the length limit
 };
 
-/// A sample that a reward could not score: it counts as unscored, and the job goes on.
+/// A sample that a reward could not score. It costs the sample, whatever the other rewards say of
+/// it: without the failing term it might be worth more than its siblings, and a completion that
+/// breaks a grader would be learnt. Where the row is at fault, all completions of its prompt lack
+/// the term alike; then it is left out alone, as a null is. The job goes on.
 struct RewardFault {
-  std::size_t index;   // of the sample
-  std::string reason;  // "timed out after 10 s", for people
+  std::size_t index;    // of the sample
+  std::string reason;   // "timed out after 10 s", for people
+  bool of_row = false;  // the data is at fault, and not the completion nor the reward
 };
 
 struct Scores {
   std::vector<std::optional<double>> values;  // one a sample, finite; absent: not scored
   std::vector<RewardFault> faults;            // why some are absent; a null of the function is none
+};
+
+/// The reward can never be asked again: its children have ended too often, or cannot be started.
+/// what() says why.
+class RewardLost : public std::runtime_error {
+  using std::runtime_error::runtime_error;
 };
 
 /// score() was given up.
@@ -45,6 +54,7 @@ class Reward {
  public:
   explicit Reward(RewardConfig config) : config_(std::move(config)) {}
   virtual ~Reward() = default;
+  /// Throws RewardLost.
   virtual Scores score(std::span<const Judged> samples) = 0;
   /// From any thread: score() waits for nobody any more, now and later. It answers soon, or throws
   /// ScoringCancelled.

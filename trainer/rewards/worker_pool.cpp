@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "trainer/rewards/exchange.hpp"
+#include "trainer/rewards/launch.hpp"
 #include "trainer/rewards/process_tree.hpp"
 #include "trainer/rewards/reward.hpp"
 
@@ -23,7 +24,9 @@ using std::chrono::milliseconds;
 
 constexpr std::size_t kMaxBytesPerCall = 16 << 20;
 constexpr std::size_t kMaxProcesses = 64;
-constexpr int kMaxFailedStarts = 3;
+constexpr int kMinFailedStarts = 3;
+constexpr milliseconds kFirstStartWait{100}, kLongestStartWait{5000};
+constexpr std::chrono::seconds kReapingInterval{1};
 constexpr std::size_t kErrorTail = 4096;
 constexpr int kBurst = 32;  // processes more on the machine: time to count those of the children
 constexpr milliseconds kTick{10};
@@ -112,20 +115,31 @@ void WorkerPool::start(Worker& worker) {
   try {
     worker.child = std::make_unique<Child>(options_.child, &guard_);
   } catch (const std::system_error& error) {
-    ++failed_starts_;
-    last_start_ = error.what();
-    return;
+    return count_failed_start(error.what());
   }
   worker.greeted = !options_.start_timeout_s;
+  if (worker.greeted) failed_starts_ = 0;
   worker.deadline = Clock::now() + seconds(options_.start_timeout_s.value_or(0));
 }
 
-/// False: none may be started any more.
-bool WorkerPool::restart(Worker& worker) {
-  if (restarts_ >= options_.max_restarts || failed_starts_ >= kMaxFailedStarts) return false;
-  ++restarts_;
-  start(worker);
-  return true;
+void WorkerPool::count_failed_start(const std::string& problem) {
+  constexpr int kMaxDoublings = 10;
+  const auto now = Clock::now();
+  if (failed_starts_ == 0) failing_since_ = now;
+  next_start_ = now + std::min(kFirstStartWait * (1 << std::min(failed_starts_, kMaxDoublings)),
+                               kLongestStartWait);
+  ++failed_starts_;
+  last_start_ = problem;
+}
+
+/// Why there will be no child any more; "" where starts may still succeed.
+std::string WorkerPool::loss() const {
+  if (restarts_ >= options_.max_restarts)
+    return "its children were replaced max_restarts (" + std::to_string(options_.max_restarts) +
+           ") times; of the last one: " + last_end_;
+  const bool patient = failed_starts_ < kMinFailedStarts ||
+                       Clock::now() < failing_since_ + seconds(options_.start_patience_s);
+  return patient ? "" : "its children cannot be started: " + last_start_;
 }
 
 /// Whether a call can be given to a child, which is made where there is none.
@@ -135,11 +149,18 @@ bool WorkerPool::is_usable(Worker& worker) {
   if (worker.child && worker.greeted) {
     worker.num_bytes = 0;
     read_output(worker);
-    if (!worker.output.empty() || worker.child->has_ended()) worker.child.reset();
+    const bool ended = worker.child->has_ended();
+    if (ended || !worker.output.empty()) {
+      last_end_ =
+          ended ? "ended with " + worker.child->how_it_ended() : "wrote more than its answers";
+      worker.child.reset();
+    }
   }
-  while (!worker.child)
-    if (!restart(worker)) return false;
-  return worker.greeted;
+  if (!worker.child && restarts_ < options_.max_restarts && Clock::now() >= next_start_) {
+    start(worker);
+    restarts_ += worker.child != nullptr;
+  }
+  return worker.child != nullptr && worker.greeted;
 }
 
 void WorkerPool::give(Worker& worker, Call call) {
@@ -162,6 +183,7 @@ void WorkerPool::finish(Worker& worker, Outcome outcome) {
 /// Kills the child; its call, where it has one, ends with the fault.
 void WorkerPool::fail(Worker& worker, const std::string& fault, bool timed_out) {
   worker.child.reset();
+  last_end_ = fault;
   if (worker.call)
     finish(worker, {.line = {}, .fault = fault, .timed_out = timed_out});
   else if (!worker.greeted)
@@ -176,8 +198,8 @@ void WorkerPool::greet(Worker& worker, const std::string& problem) {
     return;
   }
   worker.child.reset();
-  ++failed_starts_;
-  last_start_ = problem;
+  last_end_ = problem;
+  count_failed_start(problem);
 }
 
 void WorkerPool::take_line(Worker& worker, std::string line) {
@@ -241,6 +263,7 @@ void WorkerPool::check_limits(Worker& worker) {
     if (worker.call && worker.answered && worker.num_bytes == 0 &&
         worker.child->how_it_ended() == "exit code 0") {
       queue_.push_front(*std::exchange(worker.call, {}));
+      last_end_ = "ended with " + worker.child->how_it_ended();
       worker.child.reset();
       return;
     }
@@ -291,6 +314,10 @@ void WorkerPool::wait_for_events() {
   for (const auto& file : files) closed |= (file.revents & (POLLHUP | POLLERR)) != 0;
   if (closed) ::usleep(1000);
   count_processes();
+  if (Clock::now() >= next_reaping_) {
+    reap_orphans();
+    next_reaping_ = Clock::now() + kReapingInterval;
+  }
   for (const auto& worker : workers_) {
     if (worker->is_waiting() && !worker->request.empty()) write_request(*worker);
     if (worker->is_waiting()) read_output(*worker);
@@ -299,27 +326,20 @@ void WorkerPool::wait_for_events() {
 }
 
 void WorkerPool::give_out_calls() {
-  bool any = false;  // child that works or will
+  bool any = false;  // child
   for (const auto& worker : workers_) {
     if (!queue_.empty() && is_usable(*worker)) {
       auto call = std::move(queue_.front());
       queue_.pop_front();
       give(*worker, std::move(call));
     }
-    any |= worker->is_waiting() || worker->child != nullptr;
+    any |= worker->child != nullptr;
   }
-  if (any) return;
-  const auto fault = failed_starts_ >= kMaxFailedStarts
-                         ? "could not be restarted: " + last_start_
-                         : "not asked: the children were restarted max_restarts (" +
-                               std::to_string(options_.max_restarts) + ") times";
-  while (!queue_.empty()) {
-    const auto call = std::move(queue_.front());
-    queue_.pop_front();
-    auto more = (*settle_)(call, {.line = {}, .fault = fault});
-    queue_.insert(queue_.begin(), std::make_move_iterator(more.begin()),
-                  std::make_move_iterator(more.end()));
-  }
+  if (any || queue_.empty()) return;
+  lost_ = loss();
+  if (lost_.empty()) return;
+  give_up();
+  throw RewardLost(lost_);
 }
 
 /// Forgets all calls, and the children that have one.
@@ -332,6 +352,8 @@ void WorkerPool::give_up() {
 
 void WorkerPool::run(std::vector<Call> calls, const Settle& settle,
                      const std::atomic<bool>& cancelled) {
+  if (!lost_.empty()) throw RewardLost(lost_);
+  failed_starts_ = 0;
   settle_ = &settle;
   queue_.assign(std::make_move_iterator(calls.begin()), std::make_move_iterator(calls.end()));
   while (true) {
@@ -346,6 +368,7 @@ void WorkerPool::run(std::vector<Call> calls, const Settle& settle,
     wait_for_events();
   }
   settle_ = nullptr;
+  reap_orphans();
 }
 
 }  // namespace tailor::trainer

@@ -42,14 +42,18 @@ struct PoolOptions {
   std::optional<double> start_timeout_s;
   std::function<std::string(const std::string& line)> greeting_problem;
   std::int64_t max_restarts = 100;
+  double start_patience_s = 60.0;  // how long starts may fail one after the other
 };
 
 /// Children that answer a line with a line. A child that is late, ends, writes more than 16 MiB in
 /// one call or starts more than 64 processes is killed with all that it started and replaced, at
 /// most `max_restarts` times; what it was asked is answered by that fault, and the other calls go
-/// on. A child may end between calls, and then costs a restart alone. What a child writes to stderr
-/// is dropped but for its last line, which faults quote. One thread at a time uses it, and those
-/// that make it or run it live as long as what they ask for; see Child.
+/// on. A child may end between calls, and then costs a restart alone. A start that fails, as where
+/// the machine has no process left to give, is tried again after a wait that doubles up to 5 s; it
+/// counts as a restart once there is a child. What a child writes to stderr is dropped but for its
+/// last line, which faults quote. What children started and left is waited for once it has ended.
+/// One thread at a time uses it, and those that make it or run it live as long as what they ask
+/// for; see Child.
 class WorkerPool {
  public:
   /// Starts the children. Throws StartError where the program cannot be run, where it ends at once
@@ -58,8 +62,9 @@ class WorkerPool {
   ~WorkerPool();
 
   /// Runs the calls, in order as children become free; `settle` gets each outcome and may answer
-  /// with more calls, which go first. Throws ScoringCancelled soon after `cancelled` is set; the
-  /// children that worked are killed.
+  /// with more calls, which go first. Throws ScoringCancelled soon after `cancelled` is set, and
+  /// RewardLost where there is a call and never again a child: after max_restarts, or where starts
+  /// have failed for start_patience_s, three at least. The children that worked are killed.
   void run(std::vector<Call> calls,
            const std::function<std::vector<Call>(const Call&, const Outcome&)>& settle,
            const std::atomic<bool>& cancelled);
@@ -70,7 +75,8 @@ class WorkerPool {
   using Settle = std::function<std::vector<Call>(const Call&, const Outcome&)>;
 
   void start(Worker& worker);
-  bool restart(Worker& worker);
+  void count_failed_start(const std::string& problem);
+  std::string loss() const;
   bool is_usable(Worker& worker);
   void give(Worker& worker, Call call);
   void finish(Worker& worker, Outcome outcome);
@@ -92,8 +98,12 @@ class WorkerPool {
   std::deque<Call> queue_;
   const Settle* settle_ = nullptr;  // while run() runs
   std::int64_t restarts_ = 0;
-  int failed_starts_ = 0;   // in a row
-  std::string last_start_;  // why the last one failed
+  std::string last_end_;                           // of a child, and why
+  int failed_starts_ = 0;                          // in a row,
+  Clock::time_point failing_since_, next_start_;   // since when, and not before when again
+  std::string last_start_;                         // why the last one failed
+  std::string lost_;                               // why nobody can be asked any more, or ""
+  Clock::time_point next_reaping_ = Clock::now();  // see reap_orphans()
   int counted_;  // threads of the machine when the children's processes were last counted
 };
 

@@ -8,7 +8,8 @@ const kGroups = [
     {title: "Spread of rewards", hint: "standard deviations", series: ["reward_std"], labels: {reward_std: "all together"},
      pattern: /^(?:eval_)?rewards\/(.+)\/std$/},
     {title: "Groups without signal", hint: "share of groups whose completions all have one reward", series: ["frac_reward_zero_std"]},
-    {title: "Samples without a score", hint: "of a step", series: ["num_unscored"]},
+    {title: "Samples without a score", hint: "of a batch; those that a failing reward cost, with the discarded ones",
+     series: ["num_unscored", "num_faulted"], labels: {num_unscored: "all", num_faulted: "a reward failed"}},
   ]},
   {title: "Learning", charts: [
     {title: "Loss", series: ["loss", "eval_loss"], labels: {loss: "training", eval_loss: "evaluation"}, unless: "reward"},
@@ -38,7 +39,10 @@ const kGroups = [
     {title: "Length of those that ended", hint: "tokens; mean, shortest and longest", series: ["completions/mean_terminated_length"],
      range: ["completions/min_terminated_length", "completions/max_terminated_length"],
      labels: {"completions/mean_terminated_length": "mean"}},
-    {title: "Cut at the limit", hint: "share of completions that did not end by themselves", series: ["completions/clipped_ratio"]},
+    {title: "Ends of completions", hint: "shares",
+     series: ["completions/clipped_ratio", "completions/eos_token_ratio", "completions/stop_string_ratio"],
+     labels: {"completions/clipped_ratio": "cut at the limit", "completions/eos_token_ratio": "end token",
+              "completions/stop_string_ratio": "stop string"}},
   ]},
   {title: "Sampler against trainer", charts: [
     {title: "Difference of log-probabilities", hint: "of a token, absolute", series: ["mismatch/mean_difference", "mismatch/max_difference"],
