@@ -17,12 +17,15 @@
 #include <utility>
 
 #include "models/kernels/add_product.hpp"
+#include "models/kernels/matvec.hpp"
 
 namespace tailor::peft {
 namespace {
 
 using models::kernels::add_product_;
+using models::kernels::kMatvecMaxTokens;
 using models::kernels::LowRankTerm;
+using models::kernels::matvec;
 using models::kernels::Weight;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
@@ -70,6 +73,8 @@ at::Tensor down(const at::Tensor& x_TI, const std::vector<at::Tensor>& A, const 
   const auto ranks = layers.items.back().begin + layers.items.back().rank;
   auto h_TS = at::empty({x_TI.size(0), ranks}, x_TI.options());
   if (!layers.drop) {
+    const bool few = x_TI.is_cpu() && x_TI.size(0) <= kMatvecMaxTokens;
+    if (few) return matvec(x_TI, stacked(A, dtype));  // as the weight itself does
     add_product_(h_TS, x_TI, stacked(A, dtype).t(), 0.0);
     return h_TS;
   }

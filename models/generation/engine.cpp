@@ -183,6 +183,7 @@ class Engine {
     completion.ids.push_back(token.id);
     completion.logprobs.push_back(token.logprob);
     completion.sampling_logprobs.push_back(token.sampling_logprob);
+    completion.whole_logprobs.push_back(token.whole_logprob);
     running.sequence.ids.push_back(token.id);
     if (on_token_ && !on_token_(running.completion, token))
       return leave(running, FinishReason::Stop);

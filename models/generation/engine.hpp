@@ -26,6 +26,7 @@ struct Completion {
   std::vector<std::int64_t> ids;         // without the end token
   std::vector<float> logprobs;           // one an id, under softmax of the raw logits
   std::vector<float> sampling_logprobs;  // one an id, under what it was drawn from: see Sampled
+  std::vector<float> whole_logprobs;     // one an id: see Sampled
   FinishReason finish_reason = FinishReason::Length;
   std::optional<Sampled> end_token;  // that was chosen; none: Stop was said by OnToken
 
@@ -46,6 +47,10 @@ struct GenerationOptions {
   std::int64_t batch_size = 8;         // sequences decoded together
   /// Tokens of prompts computed in one forward, beside one token of every running completion.
   std::int64_t prefill_tokens = 1024;
+  /// Every prompt is computed in forwards of its own, and completions advance in others: then a
+  /// completion is the same, bit for bit, whatever is generated beside it, up to
+  /// kernels::kMatvecMaxTokens of them at a time and as long as none is put back.
+  bool prompts_apart = false;
   /// Tokens whose keys and values are held at a time, in blocks; 0: as many as batch_size sequences
   /// can have. Where it runs out, prompts wait, and the youngest completions are put back and
   /// computed again later.
@@ -72,7 +77,8 @@ using OnCompletion = std::function<void(std::size_t index, const Completion& com
 
 /// Continuous batching: prompts enter as places fall free, piece by piece where they are long, and
 /// running completions advance by a token in every forward. The answers are numbered as for OnToken
-/// and do not depend on the options of scheduling and memory beyond rounding. Runs without
+/// and do not depend on the options of scheduling and memory beyond rounding (prompts_apart: in the
+/// bits neither). Runs without
 /// autograd. Throws c10::ValueError for a prompt that is empty, exceeds the model's positions, has
 /// ids beyond its vocabulary or could never fit into the cache; NonFiniteLogits where logits are
 /// not finite.

@@ -55,6 +55,7 @@ Schedule::Schedule(const ModelShape& shape, const std::vector<GenerationRequest>
     : groups_(groups_of(shape, requests)),
       num_places_(num_places(groups_, options.batch_size)),
       prefill_tokens_(std::max<std::int64_t>(options.prefill_tokens, 1)),
+      prompts_apart_(options.prompts_apart),
       cache_(num_blocks(groups_, options), options.cache_block_size) {
   for (std::size_t i = 0; i < groups_.size(); ++i)
     TORCH_CHECK_VALUE(cache_.blocks_of(longest(groups_[i])) <= cache_.num_blocks(), "prompt ", i,
@@ -172,7 +173,12 @@ std::vector<Schedule::Piece> Schedule::plan() {
   auto budget = prefill_tokens_;
   plan_running(pieces, budget);
   plan_prompts(pieces, budget);
-  return pieces;
+  if (!prompts_apart_) return pieces;
+  // The others keep the blocks that they have got until their turn.
+  const auto prompt = std::ranges::find_if(pieces, [](const Piece& piece) {
+    return piece.running == nullptr || piece.sequence().num_pending() > 1;
+  });
+  return prompt == pieces.end() ? pieces : std::vector{*prompt};
 }
 
 void Schedule::plan_running(std::vector<Piece>& pieces, std::int64_t& budget) {

@@ -72,7 +72,8 @@ class Schedule {
     bool is_last() const { return sequence().num_pending() == count; }
   };
   /// The next step: one token of every completion that is up to date, and up to prefill_tokens of
-  /// prompts and of those put back. Shorter prompts are not cut.
+  /// prompts and of those put back. Shorter prompts are not cut. With prompts_apart one prompt, or
+  /// one that was put back, or else the tokens of completions.
   std::vector<Piece> plan();
 
   KvCache& cache() { return cache_; }
@@ -89,6 +90,7 @@ class Schedule {
 
   std::vector<RequestGroup> groups_;
   std::int64_t num_places_, prefill_tokens_;
+  bool prompts_apart_;
   std::size_t next_group_ = 0;          // the first that has not been admitted
   std::vector<RequestGroup*> prompts_;  // admitted, with completions that have not begun; in order
   std::deque<Running> running_, waiting_;  // in order; waiting: put back

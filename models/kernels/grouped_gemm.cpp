@@ -113,12 +113,11 @@ at::Tensor grouped_forward(const at::Tensor& x_MI, std::span<const std::int64_t>
   if (!x_MI.is_cpu()) return plain::grouped_forward(x_MI, row_offsets, weights);
   const auto x = x_MI.contiguous();
   auto y_MO = at::empty({x.size(0), weights.front().out_features()}, x.options());
-  const auto few = matvec_max_tokens(x, weights.front().stored());
   const auto most = block_rows(x.size(0));
   std::vector<Block> blocks;
   each_expert(row_offsets, [&](std::size_t e, std::int64_t begin, std::int64_t length) {
     const auto& weight = weights[e];
-    if (length > few && weight.keeps_operand())
+    if (length > kMatvecMaxTokens && weight.keeps_operand())
       append_blocks(blocks, weight.operand(), begin, length, most);
     else  // all threads at one expert
       y_MO.narrow(0, begin, length).copy_(weight.forward(x.narrow(0, begin, length)));

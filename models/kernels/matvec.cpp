@@ -320,12 +320,6 @@ void check(const at::Tensor& x_TI, const at::Tensor& weight_OI,
 
 }  // namespace
 
-std::int64_t matvec_max_tokens(const at::Tensor& x_TI, const at::Tensor& weight_OI) {
-  const auto isa = available_isas().back();
-  if (fits_tiles(x_TI, weight_OI, isa)) return kMatvecMaxTileTokens;
-  return isa == Isa::Avx2 ? kMatvecMaxAvx2Tokens : kMatvecMaxTokens;
-}
-
 at::Tensor matvec(const at::Tensor& x_TI, const at::Tensor& weight_OI,
                   const std::optional<at::Tensor>& bias_O, Isa isa) {
   check(x_TI, weight_OI, bias_O);

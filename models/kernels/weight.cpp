@@ -32,6 +32,18 @@ void tiles(at::Tensor& c, const at::Tensor& a, const at::Tensor& b, float beta,
              c.mutable_data_ptr<float>(), c.stride(0), joined);
 }
 
+/// y += term. Like matvec(), and unlike libtorch's products, it gives a row the same bits whatever
+/// rows stand beside it.
+void add_few(at::Tensor& y_TO, const LowRankTerm& term) {
+  check_product(y_TO, term.a_TR, term.b_RF);
+  const auto a = term.a_TR.to(at::kFloat), b = term.b_RF.to(at::kFloat);
+  const bool wide = y_TO.scalar_type() == at::kFloat;
+  auto sum = wide ? y_TO : y_TO.to(at::kFloat);
+  tiled_gemm(a.size(0), b.size(1), a.size(1), static_cast<float>(term.scale), view_of(a),
+             view_of(b), 1.0F, sum.mutable_data_ptr<float>(), sum.stride(0));
+  if (!wide) y_TO.copy_(sum);
+}
+
 }  // namespace
 
 void set_widened_budget_bytes(std::int64_t bytes) { budget_bytes = bytes; }
@@ -66,7 +78,7 @@ bool Weight::keeps_operand() const {
 
 at::Tensor Weight::forward(const at::Tensor& x_TI, const std::optional<at::Tensor>& bias_O,
                            const LowRankTerm* term) const {
-  const bool few = x_TI.is_cpu() && x_TI.size(0) <= matvec_max_tokens(x_TI, stored_);
+  const bool few = x_TI.is_cpu() && x_TI.size(0) <= kMatvecMaxTokens;
   if (!few && takes_tiles(x_TI)) {
     auto y_TO = at::empty({x_TI.size(0), out_features()}, x_TI.options());
     tiles(y_TO, x_TI, operand().t(), 0.0F, term);
@@ -74,7 +86,11 @@ at::Tensor Weight::forward(const at::Tensor& x_TI, const std::optional<at::Tenso
     return y_TO;
   }
   auto y_TO = few ? matvec(x_TI, stored_, bias_O) : at::linear(x_TI, operand(), bias_O);
-  if (term != nullptr) y_TO.addmm_(term->a_TR, term->b_RF, 1, term->scale);
+  if (term == nullptr) return y_TO;
+  if (few)
+    add_few(y_TO, *term);
+  else
+    y_TO.addmm_(term->a_TR, term->b_RF, 1, term->scale);
   return y_TO;
 }
 

@@ -169,6 +169,7 @@ TEST_CASE("generate: completions carry the log-probabilities of both distributio
   const auto completion = generate(model, {request({1, 2}, 12)}, options).front();
   REQUIRE(completion.logprobs.size() == 12);
   REQUIRE(completion.sampling_logprobs.size() == 12);
+  CHECK(completion.whole_logprobs == completion.sampling_logprobs);  // nothing is cut
   CHECK_FALSE(completion.ended());
   const auto logprob = [](bool is_sum, double scale) {  // one logit is 20, the others are 0
     return (is_sum ? 20 / scale : 0) - std::log(std::exp(20 / scale) + kVocab - 1);
@@ -418,6 +419,39 @@ TEST_CASE("generate: a real decoder's group equals separate requests", "[models]
   equal();
   options.cache_tokens = 56;  // 7 blocks; a completion has up to 4
   equal();
+}
+
+TEST_CASE("generate: with prompts apart completions have the same bits whatever is beside them",
+          "[models]") {
+  const auto* family = GENERATE("tiny_llama", "tiny_qwen3");
+  const bool narrow = GENERATE(false, true);
+  if (narrow && !kernels::has_bf16_products()) return;
+  const auto pretrained = open_pretrained(std::string(TAILOR_GOLDEN) + '/' + family);
+  const auto model =
+      load_causal_lm(pretrained, narrow ? at::kBFloat16 : at::kFloat,
+                     narrow ? kernels::Arithmetic::BFloat16 : kernels::Arithmetic::Float32);
+  std::vector<GenerationRequest> requests;
+  for (std::int64_t i = 0; i < 5; ++i) {
+    Ids ids;
+    for (std::int64_t t = 0; t < 5 + 25 * i; ++t) ids.push_back(3 + (i * 17 + t * 5) % 60);
+    requests.push_back(request(ids, 12));
+    requests.back().num_completions = 2 + i % 3;
+    requests.back().sequence = static_cast<std::uint64_t>(10 * i);
+  }
+  GenerationOptions options;
+  options.prompts_apart = true;
+  options.sampling.temperature = 1.0;
+  options.batch_size = 1;
+  const auto expected = generate(*model, requests, options);
+  for (const std::int64_t batch_size : {3, 16}) {
+    options.batch_size = batch_size;
+    const auto found = generate(*model, requests, options);
+    REQUIRE(found.size() == expected.size());
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      CHECK(found[i].ids == expected[i].ids);
+      CHECK(found[i].logprobs == expected[i].logprobs);
+    }
+  }
 }
 
 TEST_CASE("generate: a sequence ends with the model's positions", "[models]") {
