@@ -1,4 +1,5 @@
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 #include <c10/util/StringUtil.h>
 #include <mpi.h>
 
@@ -249,7 +250,7 @@ class MpiGroup final : public HostGroup {
                                    const std::string& part_name) override {
     // MPI_Comm_split has no time limit. All have come, but who stopped while it waited for a late
     // rank has told its color before; here it is missed.
-    const auto signs = at::empty({size() + 1}, at::kByte);
+    const auto signs = at::zeros({size() + 1}, at::kByte);
     const auto bytes = writable_bytes_of(signs);
     gather(call, bytes.last(1), bytes.first(bytes.size() - 1), {signs})->wait();
     MPI_Comm part = MPI_COMM_NULL;
@@ -271,7 +272,7 @@ std::unique_ptr<Group> make_mpi_group(const GroupOptions& options) {
   const int rank = rank_in(MPI_COMM_WORLD), size = size_of(MPI_COMM_WORLD);
   const Call call{c10::str("dup #0 of group world, rank ", rank, " of ", size)};
   // In tensors, which outlive a wait that fails. A sign from each rank tells who has not come.
-  const auto signs = at::empty({size + 1}, at::kByte);
+  const auto signs = at::zeros({size + 1}, at::kByte);
   const auto made = at::empty({static_cast<std::int64_t>(sizeof(MPI_Comm))}, at::kByte);
   auto* comm = static_cast<MPI_Comm*>(made.mutable_data_ptr());
   Transfer transfer(MPI_COMM_WORLD, call, {signs, made}, options);

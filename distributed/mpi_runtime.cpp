@@ -51,7 +51,6 @@ void mpi_start(int* argc, char*** argv) {
 void mpi_finish(std::unique_ptr<Group> world, std::chrono::milliseconds limit,
                 const std::function<void()>& late) {
   meet(*world);
-  world.reset();
   std::mutex mutex;
   std::condition_variable_any never;
   const std::jthread guard([&](const std::stop_token& finished) {
@@ -59,6 +58,7 @@ void mpi_finish(std::unique_ptr<Group> world, std::chrono::milliseconds limit,
     never.wait_for(lock, finished, limit, [] { return false; });
     if (!finished.stop_requested()) late();
   });
+  world.reset();
   MPI_Finalize();
 }
 

@@ -85,8 +85,8 @@ void add_factor(AdapterFiles& files, const models::TensorSource& source,
                     "<path>.lora_A.weight or .lora_B.weight");
   if (module_class(parsed.path) == "gate")
     throw FileError(place + ": " + parsed.path +
-                    " is a router; expected routers as they are, or trained whole "
-                    "(modules_to_save)");
+                    " is a router, which cannot be adapted by factors; expected it to be left "
+                    "out of target_modules, or trained whole (modules_to_save)");
   auto factor = read_finite(source, entry, /*dims=*/2, place);
   const auto key = factor_key(parsed.path, parsed.factor);
   if (!files.factors.emplace(key, std::move(factor)).second)

@@ -210,6 +210,7 @@ void unfuse_experts(ExpertFactors& adapter, const std::string& peft_version,
     if (std::regex_match(key, match, kKey)) layers[match[1]] |= match[2].matched;
   }
   std::map<std::string, std::vector<Wanted>> wanted;  // by projection
+  set_weight_patterns(adapter);  // before there are experts' own keys, which its names would match
   for (const auto& [experts, nested] : layers) {
     const auto place = file + ": " + experts;
     Layer layer;
@@ -259,7 +260,6 @@ void unfuse_experts(ExpertFactors& adapter, const std::string& peft_version,
       add(names.down_proj, A, B, scale);
     }
   }
-  set_weight_patterns(adapter);
   for (auto& [projection, each] : wanted)
     set_patterns(config, std::move(each), R"(experts\.[0-9]+\.)" + projection);
   adapter.target_parameters.clear();

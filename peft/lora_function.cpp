@@ -23,9 +23,9 @@ namespace tailor::peft {
 namespace {
 
 using models::kernels::add_product_;
-using models::kernels::kMatvecMaxTokens;
 using models::kernels::LowRankTerm;
 using models::kernels::matvec;
+using models::kernels::takes_matvec;
 using models::kernels::Weight;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
@@ -71,10 +71,9 @@ at::Tensor dropped(const at::Tensor& x_TI, const std::optional<Dropout>& dropout
 at::Tensor down(const at::Tensor& x_TI, const std::vector<at::Tensor>& A, const Layers& layers) {
   const auto dtype = x_TI.scalar_type();
   const auto ranks = layers.items.back().begin + layers.items.back().rank;
+  if (!layers.drop && takes_matvec(x_TI)) return matvec(x_TI, stacked(A, dtype));
   auto h_TS = at::empty({x_TI.size(0), ranks}, x_TI.options());
   if (!layers.drop) {
-    const bool few = x_TI.is_cpu() && x_TI.size(0) <= kMatvecMaxTokens;
-    if (few) return matvec(x_TI, stacked(A, dtype));  // as the weight itself does
     add_product_(h_TS, x_TI, stacked(A, dtype).t(), 0.0);
     return h_TS;
   }

@@ -226,6 +226,10 @@ void read_batches(Section& grpo, GrpoConfig& config) {
       grpo.integer("max_num_gen_batches", config.max_num_gen_batches, 0, 1 << 20);
   config.zero_spread_patience =
       grpo.integer("zero_spread_patience", config.zero_spread_patience, 0, 1 << 30);
+  if (config.dynamic_sampling && config.max_num_gen_batches + config.zero_spread_patience == 0)
+    grpo.report("max_num_gen_batches",
+                "expected a limit, or one of zero_spread_patience: with 0 for both a job whose "
+                "prompts never have spread would draw for ever");
   config.log_completions = grpo.boolean("log_completions", config.log_completions);
   config.share_prompts = grpo.boolean("share_prompts", config.share_prompts);
   config.reuse_forward_mb = grpo.integer("reuse_forward_mb", config.reuse_forward_mb, 0, 1 << 30);

@@ -48,8 +48,8 @@ struct GenerationOptions {
   /// Tokens of prompts computed in one forward, beside one token of every running completion.
   std::int64_t prefill_tokens = 1024;
   /// Every prompt is computed in forwards of its own, and completions advance in others: then a
-  /// completion is the same, bit for bit, whatever is generated beside it, up to
-  /// kernels::kMatvecMaxTokens of them at a time and as long as none is put back.
+  /// completion is the same, bit for bit, whatever is generated beside it: in host memory, up to
+  /// kernels::kMatvecMaxTokens of them at a time, and as long as none is put back.
   bool prompts_apart = false;
   /// Tokens whose keys and values are held at a time, in blocks; 0: as many as batch_size sequences
   /// can have. Where it runs out, prompts wait, and the youngest completions are put back and
@@ -77,11 +77,10 @@ using OnCompletion = std::function<void(std::size_t index, const Completion& com
 
 /// Continuous batching: prompts enter as places fall free, piece by piece where they are long, and
 /// running completions advance by a token in every forward. The answers are numbered as for OnToken
-/// and do not depend on the options of scheduling and memory beyond rounding (prompts_apart: in the
-/// bits neither). Runs without
-/// autograd. Throws c10::ValueError for a prompt that is empty, exceeds the model's positions, has
-/// ids beyond its vocabulary or could never fit into the cache; NonFiniteLogits where logits are
-/// not finite.
+/// and do not depend on the options of scheduling and memory beyond rounding; see prompts_apart.
+/// Runs without autograd. Throws c10::ValueError for a prompt that is empty, exceeds the model's
+/// positions, has ids beyond its vocabulary or could never fit into the cache; NonFiniteLogits
+/// where logits are not finite.
 std::vector<Completion> generate(const CausalLM& model,
                                  const std::vector<GenerationRequest>& requests,
                                  const GenerationOptions& options, const OnToken& on_token = {},

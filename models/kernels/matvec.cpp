@@ -320,6 +320,10 @@ void check(const at::Tensor& x_TI, const at::Tensor& weight_OI,
 
 }  // namespace
 
+bool takes_matvec(const at::Tensor& x_TI) {
+  return x_TI.is_cpu() && x_TI.size(0) <= kMatvecMaxTokens;
+}
+
 at::Tensor matvec(const at::Tensor& x_TI, const at::Tensor& weight_OI,
                   const std::optional<at::Tensor>& bias_O, Isa isa) {
   check(x_TI, weight_OI, bias_O);

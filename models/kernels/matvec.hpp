@@ -9,10 +9,11 @@
 
 namespace tailor::models::kernels {
 
-/// Up to so many tokens W is read, once and in its own layout, rather than given to a general matrix
-/// product: faster up to 32 tokens, and about as fast at 64. So what a sequence decodes does not
-/// depend on how many others are decoded with it. In host memory.
+/// Up to so many tokens W is read, once and in its own layout, rather than given to a general
+/// matrix product: faster up to 32 tokens, and about as fast at 64. So what a sequence decodes does
+/// not depend on how many others are decoded with it. In host memory.
 constexpr std::int64_t kMatvecMaxTokens = 64;
+bool takes_matvec(const at::Tensor& x_TI);
 
 /// y = x W^T + bias, (T, I) -> (T, O), for few tokens: decoding. W is read once, as it is stored.
 /// x: float32 or bfloat16, (T, I); W: float32 or bfloat16, rows contiguous; bias: either, (O).

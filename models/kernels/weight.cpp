@@ -33,7 +33,8 @@ void tiles(at::Tensor& c, const at::Tensor& a, const at::Tensor& b, float beta,
 }
 
 /// y += term. Like matvec(), and unlike libtorch's products, it gives a row the same bits whatever
-/// rows stand beside it.
+/// rows stand beside it: tiled_gemm() copies a B whose columns lie in one piece, as the turned
+/// factor's do, and its runs over k are then the same for any number of rows.
 void add_few(at::Tensor& y_TO, const LowRankTerm& term) {
   check_product(y_TO, term.a_TR, term.b_RF);
   const auto a = term.a_TR.to(at::kFloat), b = term.b_RF.to(at::kFloat);
@@ -78,7 +79,7 @@ bool Weight::keeps_operand() const {
 
 at::Tensor Weight::forward(const at::Tensor& x_TI, const std::optional<at::Tensor>& bias_O,
                            const LowRankTerm* term) const {
-  const bool few = x_TI.is_cpu() && x_TI.size(0) <= kMatvecMaxTokens;
+  const bool few = takes_matvec(x_TI);
   if (!few && takes_tiles(x_TI)) {
     auto y_TO = at::empty({x_TI.size(0), out_features()}, x_TI.options());
     tiles(y_TO, x_TI, operand().t(), 0.0F, term);

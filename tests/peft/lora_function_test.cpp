@@ -184,6 +184,26 @@ TEST_CASE("lora_linear_known: has the graph of lora_linear over answers that are
                     Catch::Contains("an answer is [7, 3]"));
 }
 
+TEST_CASE("lora_linear: a row of few has the same bits whatever rows stand beside it", "[peft]") {
+  const auto arithmetic = GENERATE(Arithmetic::Float32, Arithmetic::BFloat16);
+  if (arithmetic == Arithmetic::BFloat16 && !tailor::models::kernels::has_bf16_products()) return;
+  const std::int64_t r = GENERATE(1, 16, 300), in = 800;
+  at::manual_seed(5);
+  const at::NoGradGuard no_grad;
+  const auto dtype = activation_dtype(arithmetic);
+  const Weight weight(at::randn({500, in}).to(dtype), arithmetic);
+  const std::vector<LoraOperands> layer{{.weight = &weight,
+                                         .bias_O = std::nullopt,
+                                         .A_RI = at::randn({r, in}),
+                                         .B_OR = at::randn({500, r}),
+                                         .scale = 0.5,
+                                         .dropout = std::nullopt}};
+  const auto x = at::randn({64, in}).to(dtype);
+  const auto whole = lora_linear(x, layer)[0];
+  for (const std::int64_t rows : {1, 2, 18, 19, 40})
+    CHECK(at::equal(lora_linear(x.narrow(0, 3, rows), layer)[0], whole.narrow(0, 3, rows)));
+}
+
 TEST_CASE("lora_linear: no tokens give gradients of zero", "[peft]") {
   const auto made = make(48, Arithmetic::Float32, at::kFloat, at::kFloat, 0.0);
   const auto x = at::randn({0, 48}).requires_grad_();

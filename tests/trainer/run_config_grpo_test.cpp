@@ -96,6 +96,8 @@ TEST_CASE("what a GRPO section cannot mean is refused by key", "[trainer]") {
       {"kl_in: off, kl_estimator: k1", {"kl_estimator: has no effect where kl_in is off"}},
       {"kl_patience: 0", {"grpo.kl_patience: expected"}},
       {"max_num_gen_batches: -1", {"grpo.max_num_gen_batches: expected"}},
+      {"dynamic_sampling: true, max_num_gen_batches: 0, zero_spread_patience: 0",
+       {"grpo.max_num_gen_batches: expected a limit"}},
       {"router_replay: r3", {"expected off"}},
       {"use_vllm: true", {"leave it out"}}};
   for (const auto& [section, words] : refusals) {

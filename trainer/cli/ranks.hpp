@@ -49,7 +49,8 @@ class Ranks {
   void log_to(const std::filesystem::path& folder);
 
   /// Collective, as the last call, behind the end of every mesh: waits for all ranks and ends MPI.
-  /// Without it main() ends the job, see tell_and_end().
+  /// No other member may be called behind it. Throws CommError. Without it main() ends the job, see
+  /// tell_and_end().
   void finish();
 
   /// This process' share of the machine's cores among the ranks on it, at least 1.

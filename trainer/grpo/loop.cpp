@@ -106,11 +106,11 @@ class GrpoLoop {
     const auto settings = training_.settings();
     facts_.clear();
     prepare(settings);
-    const WatchedUpdate watched{
-        .step = settings.step,
-        .is_first = batch_.updates_done == 0,
-        .has_moved = settings.step - 1 > batch_.sampled_at,
-        .was_base = settings.step == 1 && adapter_is_zero(training_.trainable())};
+    const WatchedUpdate watched{.step = settings.step,
+                                .is_first = batch_.updates_done == 0,
+                                .has_moved = settings.step - 1 > batch_.sampled_at,
+                                .was_base = settings.step == 1 && config_.adapter_path.empty() &&
+                                            adapter_is_zero(training_.trainable())};
     const auto update_begin = Clock::now();
     const auto report = update(settings);
     if (record_) record_->clear();  // the weights have changed

@@ -30,7 +30,7 @@ models::GenerationOptions options_of(const Policy& policy, const GrpoTask& task,
                   .seed = drawing.seed};
   out.stop_ids = task.stop_ids;
   out.batch_size = config.rollout_batch_size;
-  out.prompts_apart = true;  // samples do not depend on what else is sampled
+  out.prompts_apart = true;  // samples shall not depend on what else is sampled
   if (auto* group = lockstep_group(policy.mesh); group != nullptr)
     out.any_rank = [group](bool mine) { return any_rank(mine, *group); };
   if (auto* group = policy.vocabulary.group; group != nullptr)

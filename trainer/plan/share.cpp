@@ -20,7 +20,7 @@ void add_weights(const Projection& p, const Layout& layout, Share& out) {
   const auto bias = p.bias ? (p.split == Split::Column ? p.out / parts : p.out) : 0;
   const auto values = (p.in * p.out / parts + bias) * local_copies(p, layout);
   (p.part == Part::RoutedExperts ? out.expert_weights : out.dense_weights) += values;
-  out.whole_weights += bias;
+  if (p.part != Part::RoutedExperts) out.whole_weights += bias * local_copies(p, layout);
 }
 
 /// Column: A whole, B cut by rows. Row: A cut by columns, B whole.

@@ -257,8 +257,7 @@ void Child::kill() {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
     reaped = reap(pid_);
   }
-  while (::waitpid(-pid_, nullptr, WNOHANG) > 0) {  // what it left, see the constructor
-  }
+  reap_orphans();  // what it left, see the constructor
   if (!reaped) {
     disown(pid_);
     log_warn("a reward's child, process " + std::to_string(pid_) +
