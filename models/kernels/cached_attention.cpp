@@ -139,7 +139,9 @@ template <typename Cache>
   for (std::int64_t c = 0; c < query.length;) {
     const Cache* value = row_at(query, query.values + h, c);
     for (const auto end = end_of_block(query, c); c < end; ++c, value += query.head_dim) {
-      total += query.scores[g * query.length + c] * static_cast<float>(*value);
+      // Written out: a compiler that fuses product and sum here and there does so by the length of
+      // a block.
+      total = std::fma(query.scores[g * query.length + c], static_cast<float>(*value), total);
     }
   }
   query.out[g * query.head_dim + h] = total * scale;
