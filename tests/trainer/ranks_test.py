@@ -16,6 +16,7 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import time
 
@@ -143,6 +144,12 @@ def mistakes_are_told_once(setting):
     last = ("--set", f"model.name_or_path={cut}")
     error = fails(MOE, EP2, "error: rank 1: ", last=last)
     expect(str(cut / "model.safetensors") in error, error)
+    # The same configuration and tensors, other values.
+    other = setting.folder / "other"
+    command = [setting.program, "init", "--config", whole / "config.json", "--output", other]
+    subprocess.run([str(word) for word in command], check=True, capture_output=True)
+    last = ("--set", f"model.name_or_path={other}")
+    fails(MOE, EP2, "error: rank 1: model: not what rank 0 has", last=last)
 
 
 @contextlib.contextmanager

@@ -41,6 +41,8 @@ def one(text):
         return float("nan")
     elif text == "inf":
         return float("-inf")
+    elif text == "huge":
+        return -1e300
     elif text == "text":
         return "1.0"
     elif text == "list":
@@ -151,6 +153,7 @@ TEST_CASE("a sample that goes wrong costs itself only", "[rewards]") {
       {"raise", "1: line 21: ValueError: bad sample"},
       {"nan", "1: answered nan, expected a finite number or None"},
       {"inf", "1: answered -inf, expected a finite number or None"},
+      {"huge", "1: answered -1e+300, expected at most 1e100 in size"},
       {"text", "1: answered text, '1.0', expected a number or None"},
       {"list", "1: answered a list, expected a number or None (TypeError)"},
       {"flood", "1: wrote more than 16 MiB"},

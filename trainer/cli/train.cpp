@@ -155,6 +155,7 @@ class TrainCommand {
                   config_.train.threads_place);
       open();
     });
+    compare_ranks();
     find_checkpoint();
     if (checkpoint_ && done_before()) return finished();
     ranks_.together([&] { load(); });
@@ -199,8 +200,22 @@ class TrainCommand {
     make_part();  // refuses what the ranks cannot share
     task_ = open_task(config_, pretrained_, mesh_.sizes.data(), /*scores=*/mesh_.tp->rank() == 0);
     for (const auto& line : task_->describe()) log_info(line);
-    if (ranks_.leads())  // it compares and saves them
-      fingerprints_ = fingerprints(pretrained_, *task_, precision_, layout_text(mesh_.sizes));
+    fingerprints_ = fingerprints(pretrained_, *task_, precision_, layout_text(mesh_.sizes));
+  }
+
+  /// All ranks have the same model and data: a copy on some machine may be an old one, and its rank
+  /// would train on another without a word.
+  void compare_ranks() {
+    if (ranks_.size() == 1) return;
+    const auto mine = nlohmann::json(fingerprints_);
+    const auto first = nlohmann::json::parse(ranks_.from_first(mine.dump()));
+    ranks_.together([&] {
+      for (const auto& [name, value] : mine.items())
+        if (first.at(name) != value)
+          throw ConfigError(name +
+                            ": not what rank 0 has; every rank must find the same model and "
+                            "data, and compute alike");
+    });
   }
 
   /// The one to go on from, as rank 0 chooses it, on all.

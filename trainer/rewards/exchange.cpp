@@ -30,11 +30,17 @@ ordered_json columns_of(std::span<const Judged> samples, std::span<const std::si
   return out;
 }
 
+/// Squares of larger ones, in a group's deviation, are infinite: the group would learn nothing.
+constexpr double kLargestReward = 1e100;
+
 Answer answer_of(const ordered_json& value) {
   if (value.is_null()) return {};
   if (value.is_boolean()) return {.value = value.get<bool>() ? 1.0 : 0.0, .fault = ""};
-  if (value.is_number() && std::isfinite(value.get<double>()))
-    return {.value = value.get<double>(), .fault = ""};
+  if (value.is_number() && std::isfinite(value.get<double>())) {
+    if (std::abs(value.get<double>()) <= kLargestReward)
+      return {.value = value.get<double>(), .fault = ""};
+    return {.value = {}, .fault = "answered " + value.dump() + ", expected at most 1e100 in size"};
+  }
   // What our own Python side says of a value that JSON has no word for.
   if (value.is_object() && value.size() == 1 && value.contains("bad") && value["bad"].is_string())
     return {.value = {}, .fault = "answered " + excerpt(value["bad"].get<std::string>())};
