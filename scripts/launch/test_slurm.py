@@ -128,7 +128,7 @@ def dead_rank(make):
     os.kill(ranks[-1], signal.SIGKILL)
     job.end("FAILED", limit_s=60)
     elapsed_s = time.monotonic() - begin
-    job.expect(elapsed_s < 30, f"ends soon, not after {elapsed_s:.1f} s")
+    job.expect(elapsed_s < 15, f"ends soon, not after {elapsed_s:.1f} s")
     print(f"SIGKILL of a rank: the job has failed {elapsed_s:.1f} s later")
 
 
