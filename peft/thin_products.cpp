@@ -2,8 +2,10 @@
 
 #include <c10/util/BFloat16.h>
 
+#include "models/kernels/matvec.hpp"
 #include "models/kernels/row_products.hpp"
 #include "models/kernels/small_gemm.hpp"
+#include "models/kernels/tiled_gemm.hpp"
 
 namespace tailor::peft {
 namespace {
@@ -32,13 +34,23 @@ Rows as_float(const ThinShape& shape, const BFloat16* x, std::int64_t ldx,
   return {scratch.data(), shape.features};
 }
 
+/// c = alpha a b^T + beta c. Few rows: like kernels::matvec(), with the same bits for a row
+/// whatever rows stand beside it, since tiled_gemm() copies a turned factor; MKL's product has not.
+void times_turned(std::int64_t rows, std::int64_t n, std::int64_t k, float alpha, const float* a,
+                  std::int64_t lda, const float* b, float beta, float* c, std::int64_t ldc) {
+  if (rows <= models::kernels::kMatvecMaxTokens)
+    models::kernels::tiled_gemm(rows, n, k, alpha, {a, lda, 1}, {b, 1, k}, beta, c, ldc);
+  else
+    gemm_nt(rows, n, k, alpha, a, lda, b, k, beta, c, ldc);
+}
+
 void update(Factor factor, const ThinShape& shape, float alpha, const float* h, std::int64_t ldh,
             const float* values, float beta, float* x, std::int64_t ldx) {
   const auto [rows, features, rank] = shape;
   if (factor == Factor::A) {
     gemm_nn(rows, features, rank, alpha, h, ldh, values, features, beta, x, ldx);
   } else {
-    gemm_nt(rows, features, rank, alpha, h, ldh, values, rank, beta, x, ldx);
+    times_turned(rows, features, rank, alpha, h, ldh, values, beta, x, ldx);
   }
 }
 
@@ -72,7 +84,7 @@ void thin_product(Factor factor, const ThinShape& shape, double alpha, const T* 
   }
   const auto wide = as_float(shape, x, ldx, scratch);
   if (factor == Factor::A) {
-    gemm_nt(rows, rank, features, scale, wide.values, wide.ld, values, features, 0.0F, h, ldh);
+    times_turned(rows, rank, features, scale, wide.values, wide.ld, values, 0.0F, h, ldh);
   } else {
     gemm_nn(rows, rank, features, scale, wide.values, wide.ld, values, rank, 0.0F, h, ldh);
   }

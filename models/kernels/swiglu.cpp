@@ -8,8 +8,6 @@
 
 #include "models/kernels/simd-inl.hpp"
 
-#include <cmath>
-
 HWY_BEFORE_NAMESPACE();
 namespace tailor::models::kernels::HWY_NAMESPACE {
 
@@ -17,7 +15,12 @@ HWY_INLINE VFloats sigmoid(Floats d, VFloats x) {
   const auto one = hn::Set(d, 1.0F);
   return hn::Div(one, hn::Add(one, hn::Exp(d, hn::Neg(x))));
 }
-inline float sigmoid(float x) { return 1.0F / (1.0F + std::exp(-x)); }
+/// A lane of the other, which rounds otherwise than std::exp(): where in a tensor a value lies
+/// shall not be seen in its bits.
+HWY_INLINE float sigmoid(float x) {
+  const Floats d;
+  return hn::GetLane(sigmoid(d, hn::Set(d, x)));
+}
 
 template <class T>
 void forward(const T* gate, const T* up, T* y, std::int64_t size) {

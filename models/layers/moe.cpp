@@ -2,6 +2,7 @@
 #include "models/layers/moe.hpp"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/sigmoid.h>
 
@@ -9,6 +10,7 @@
 #include <optional>
 #include <utility>
 
+#include "models/kernels/matvec.hpp"
 #include "models/layers/drop_tokens.hpp"
 
 namespace tailor::models {
@@ -30,7 +32,10 @@ Router::Router(std::int64_t hidden_size, std::int64_t num_experts, bool correcti
 }
 
 at::Tensor Router::forward(const at::Tensor& x_TD) const {
-  return at::linear(x_TD.to(at::kFloat), exact_ED_);
+  const auto x = x_TD.to(at::kFloat);
+  // Decoded tokens, as in linear layers: a token's experts do not depend on those beside it.
+  if (!at::GradMode::is_enabled() && kernels::takes_matvec(x)) return kernels::matvec(x, exact_ED_);
+  return at::linear(x, exact_ED_);
 }
 
 void Router::finish_loading() {

@@ -423,8 +423,9 @@ TEST_CASE("generate: a real decoder's group equals separate requests", "[models]
 
 TEST_CASE("generate: with prompts apart completions have the same bits whatever is beside them",
           "[models]") {
-  const auto* family = GENERATE("tiny_llama", "tiny_qwen3");
+  const auto* family = GENERATE("tiny_llama", "tiny_qwen3_moe", "tiny_deepseek_v3");
   const bool narrow = GENERATE(false, true);
+  CAPTURE(family, narrow);
   if (narrow && !kernels::has_bf16_products()) return;
   const auto pretrained = open_pretrained(std::string(TAILOR_GOLDEN) + '/' + family);
   const auto model =

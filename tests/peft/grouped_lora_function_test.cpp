@@ -16,6 +16,8 @@
 #include <catch2/catch.hpp>
 #include <vector>
 
+#include "models/kernels/tiled_gemm.hpp"
+
 using tailor::models::kernels::Arithmetic;
 using tailor::models::kernels::Weight;
 using tailor::peft::grouped_lora;
@@ -58,6 +60,13 @@ Siblings make(std::int64_t experts, std::int64_t in, const std::vector<Shape>& s
   }
   return made;
 }
+
+struct TiledPreference {
+  explicit TiledPreference(bool prefers)
+      : before(tailor::models::kernels::set_prefers_tiled_gemm(prefers)) {}
+  ~TiledPreference() { tailor::models::kernels::set_prefers_tiled_gemm(before); }
+  bool before;
+};
 
 const std::vector<Shape> kMixed{{5, 2, 0.5, false, false},
                                 {3, 1, 2.0, true, false},
@@ -224,6 +233,25 @@ TEST_CASE("grouped_lora: equal bits with one thread and with two", "[peft]") {
   const auto one = run(grouped_lora, x, offsets, made.layers, true, true);
   at::set_num_threads(threads);
   for (std::size_t i = 2; i < one.size() - 1; ++i) CHECK(at::equal(one[i], two[i]));
+}
+
+TEST_CASE("grouped_lora: a row of few has the same bits whatever rows stand beside it", "[peft]") {
+  at::manual_seed(8);
+  const at::NoGradGuard no_grad;
+  const auto arithmetic = GENERATE(Arithmetic::Float32, Arithmetic::BFloat16);
+  if (arithmetic == Arithmetic::BFloat16 && !tailor::models::kernels::has_bf16_products()) return;
+  const TiledPreference preference(GENERATE(false, true));
+  const std::int64_t in = 300;
+  const std::vector<Shape> shapes{{72, 16, 0.5, false, false}, {40, 1, 2.0, false, false}};
+  const auto made = make(2, in, shapes, arithmetic, activation_dtype(arithmetic));
+  const auto x = at::randn({64, in}).to(activation_dtype(arithmetic));
+  const auto whole = grouped_lora(x, std::vector<std::int64_t>{0, 50, 64}, made.layers);
+  for (const std::int64_t rows : {1, 2, 19, 40}) {
+    const std::vector<std::int64_t> first_alone{0, rows, rows};
+    const auto part = grouped_lora(x.narrow(0, 3, rows), first_alone, made.layers);
+    for (std::size_t i = 0; i < shapes.size(); ++i)
+      CHECK(at::equal(part[i], whole[i].narrow(0, 3, rows)));
+  }
 }
 
 TEST_CASE("grouped_lora: operands that do not fit are refused by shape", "[peft]") {
