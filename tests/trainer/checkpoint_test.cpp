@@ -10,14 +10,17 @@
 #include <catch2/catch.hpp>
 #include <csignal>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <sstream>
 #include <system_error>
 
 #include "configs/reader.hpp"
 #include "models/families/causal_lm.hpp"
 #include "models/files/file_error.hpp"
+#include "trainer/checkpoint/checksum.hpp"
 #include "trainer/checkpoint/resume.hpp"
 #include "trainer/checkpoint/run_directory.hpp"
+#include "trainer/checkpoint/state_file.hpp"
 
 namespace tailor::trainer {
 namespace {
@@ -121,6 +124,23 @@ TEST_CASE("what is saved is what is read") {
   CHECK(saved->adapter.factors.size() == parameters.size());
   CHECK(at::equal(saved->adapter.factors.at("base_model.model." + parameters[0].first),
                   parameters[0].second));
+}
+
+TEST_CASE("a state from before a guard was counted is read, and its count is 0") {
+  const Run run;
+  const Folder folder;
+  auto state = run.state(5);
+  state.guards.above_kl_limit = 2;
+  auto saved = nlohmann::ordered_json::parse(state_json(state, folder.path));
+  saved["guards"].erase("above_kl_limit");
+  saved.erase("checksum");
+  Checksum sum;
+  sum.add(saved.dump());
+  saved["checksum"] = sum.hex();
+  std::ofstream(folder.path / "trainer_state.json") << saved.dump(2);
+  const auto found = read_state(folder.path / "trainer_state.json");
+  CHECK(found.guards.above_kl_limit == 0);
+  CHECK(found.guards.moving_steps == state.guards.moving_steps);
 }
 
 TEST_CASE("only the newest checkpoints are kept, ordered by number") {

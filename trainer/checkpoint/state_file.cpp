@@ -15,7 +15,7 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 using models::FileError;
 
-constexpr std::int64_t kFormat = 4;
+constexpr std::int64_t kFormat = 3;
 
 std::string checksum_of(Json document) {
   document.erase("checksum");
@@ -36,6 +36,10 @@ class Reader {
     if (!value.is_number_unsigned() || value.get<std::uint64_t>() > kMost)
       throw FileError(file_ + ": " + key + ": expected a count, found " + value.dump());
     return value.get<std::int64_t>();
+  }
+  /// Of what files of an earlier program do not have yet.
+  std::int64_t count_or_zero(const char* key) const {
+    return object_.contains(key) ? count(key) : 0;
   }
   bool flag(const char* key) const {
     const auto& value = at(key);
@@ -136,7 +140,7 @@ TrainState read_state(const fs::path& file) {
   state.guards = {.above_max_loss = guards.count("above_max_loss"),
                   .moving_steps = guards.count("moving_steps"),
                   .without_spread = guards.count("without_spread"),
-                  .above_kl_limit = guards.count("above_kl_limit")};
+                  .above_kl_limit = guards.count_or_zero("above_kl_limit")};
   state.num_rollouts = top.count("num_rollouts");
   state.num_updates = top.count("num_updates");
   state.fingerprints = top.texts("fingerprints");
