@@ -207,14 +207,14 @@ class TrainCommand {
   /// would train on another without a word.
   void compare_ranks() {
     if (ranks_.size() == 1) return;
-    const auto mine = nlohmann::json(fingerprints_);
-    const auto first = nlohmann::json::parse(ranks_.from_first(mine.dump()));
+    const auto text = ranks_.from_first(nlohmann::json(fingerprints_).dump());
+    const auto first = nlohmann::json::parse(text).get<std::map<std::string, std::string>>();
     ranks_.together([&] {
-      for (const auto& [name, value] : mine.items())
-        if (first.at(name) != value)
-          throw ConfigError(name +
-                            ": not what rank 0 has; every rank must find the same model and "
-                            "data, and compute alike");
+      for (const auto& name : compare_fingerprints(first, fingerprints_))
+        throw ConfigError(name + ": expected " + first.at(name) + ", which rank 0 found, found " +
+                          fingerprints_.at(name) + " (model.name_or_path is " +
+                          config_.model.name_or_path.string() +
+                          "); every rank must find the same model and data, and compute alike");
     });
   }
 
