@@ -4,6 +4,7 @@
 #include <ATen/ops/zeros.h>
 #include <c10/core/Allocator.h>
 #include <c10/util/Exception.h>
+#include <c10/util/accumulate.h>
 
 #include <algorithm>
 #include <array>
@@ -25,11 +26,8 @@ class Flat {
   explicit Flat(std::shared_ptr<Group> group) : group_(std::move(group)) {}
 
   void add(const models::NamedParameter& parameter) {
-    auto shape = parameter.shape;
-    if (parameter.slice)
-      shape[static_cast<std::size_t>(parameter.slice->dim)] = parameter.slice->length;
-    std::int64_t elements = 1;
-    for (const auto extent : shape) elements *= extent;
+    auto shape = models::held_shape(parameter);
+    const auto elements = c10::multiply_integers(shape);
     members_[parameter.value] = {.shape = std::move(shape), .begin = total_, .elements = elements};
     total_ += elements;
   }

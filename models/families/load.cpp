@@ -69,9 +69,8 @@ at::Tensor read_held(const TensorSource& tensors, const NamedParameter& paramete
 at::Tensor read_rows(const TensorSource& tensors, const NamedParameter& parameter,
                      at::ScalarType dtype, std::int64_t begin, std::int64_t length) {
   const auto& slice = parameter.slice;
-  if (length == 0) {
-    auto shape = parameter.shape;
-    if (slice) shape[static_cast<std::size_t>(slice->dim)] = slice->length;
+  if (length == 0) {  // a source may read all of a tensor for a part of it
+    auto shape = held_shape(parameter);
     shape.front() = 0;
     return at::empty(shape, dtype);
   }

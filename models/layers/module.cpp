@@ -13,6 +13,13 @@ std::string join(const std::string& path, const std::string& segment) {
 
 }  // namespace
 
+std::vector<std::int64_t> held_shape(const NamedParameter& parameter) {
+  auto shape = parameter.shape;
+  if (const auto& slice = parameter.slice)
+    shape[static_cast<std::size_t>(slice->dim)] = slice->length;
+  return shape;
+}
+
 std::string NamedGroupedSlot::expert_path(std::int64_t expert) const {
   return join(join(name, std::to_string(expert)), slot->projection());
 }

@@ -25,6 +25,9 @@ struct NamedParameter {
   std::optional<at::ScalarType> dtype;  // what it is read as, whatever the model's weights are
 };
 
+/// Of the part of the parameter that is held here.
+std::vector<std::int64_t> held_shape(const NamedParameter& parameter);
+
 struct NamedSlot {
   std::string name;  // "model.layers.0.self_attn.q_proj"
   LinearSlot* slot;
