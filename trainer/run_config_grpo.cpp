@@ -208,7 +208,7 @@ void read_correction(Section& grpo, GrpoConfig& config) {
   const std::string shapes =
       " where top_p, top_k, min_p, repetition_penalty or min_new_tokens shape what is sampled: the "
       "trainer's log-probabilities are of the whole distribution";
-  if (!config.shapes_distribution() && config.min_new_tokens == 0) return;
+  if (config.shaping_keys().empty()) return;
   if (corrects) grpo.report("importance_sampling_correction", "expected auto or off" + shapes);
   if (!config.importance_sampling_reject.empty())
     grpo.report("importance_sampling_reject", "leave it out" + shapes);

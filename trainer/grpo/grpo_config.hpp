@@ -112,8 +112,15 @@ struct GrpoConfig {
   std::int64_t reuse_forward_mb = 2048;
 
   /// The sampler's distribution is not softmax(logits / temperature).
-  bool shapes_distribution() const {
-    return top_p < 1.0 || top_k > 0 || min_p > 0.0 || repetition_penalty != 1.0;
+  /// Keys that have completions drawn from another distribution than softmax(logits / temperature).
+  std::vector<std::string> shaping_keys() const {
+    std::vector<std::string> out;
+    if (top_p < 1.0) out.push_back("top_p");
+    if (top_k > 0) out.push_back("top_k");
+    if (min_p > 0.0) out.push_back("min_p");
+    if (repetition_penalty != 1.0) out.push_back("repetition_penalty");
+    if (min_new_tokens > 0) out.push_back("min_new_tokens");
+    return out;
   }
   double clip_high() const { return epsilon_high.value_or(epsilon); }
   bool asks_reference() const { return beta > 0.0 || kl_in == KlPlace::Off; }

@@ -37,14 +37,7 @@ std::unique_ptr<models::ForwardRecord> record_of(const TrainRun& run) {
 
 void warn_of_shaping(const GrpoConfig& grpo) {
   std::string keys;
-  const auto add = [&](bool shapes, const char* key) {
-    if (shapes) keys += (keys.empty() ? "grpo." : ", ") + std::string(key);
-  };
-  add(grpo.top_p < 1.0, "top_p");
-  add(grpo.top_k > 0, "top_k");
-  add(grpo.min_p > 0.0, "min_p");
-  add(grpo.repetition_penalty != 1.0, "repetition_penalty");
-  add(grpo.min_new_tokens > 0, "min_new_tokens");
+  for (const auto& key : grpo.shaping_keys()) keys += (keys.empty() ? "grpo." : ", ") + key;
   if (!keys.empty())
     log_warn(keys +
              ": completions are drawn from a distribution that is cut or bent, and trained as if "
