@@ -23,6 +23,7 @@ const kGroups = [
   ]},
   {title: "Policy", charts: [
     {title: "KL divergence", hint: "from the reference, the model without adapter", series: ["kl"]},
+    {title: "Divergence of an update", hint: "from the weights that sampled its batch", series: ["approx_kl"]},
     {title: "Entropy", hint: "nats a token", series: ["entropy"]},
     {title: "Clipped tokens", hint: "share whose probability ratio left the trust region",
      series: ["clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean"],
