@@ -8,11 +8,11 @@
 #include <cmath>
 #include <limits>
 
-#include "distributed/group.hpp"
-#include "models/files/pretrained.hpp"
+#include "tests/trainer/tiny_policy.hpp"
 #include "trainer/grpo/measure.hpp"
 #include "trainer/grpo/sampling.hpp"
 #include "trainer/parallel/placement.hpp"
+#include "trainer/sft/tripwires.hpp"
 
 using namespace tailor;
 using namespace tailor::trainer;
@@ -26,24 +26,11 @@ constexpr std::int64_t kGenerations = 8;
 constexpr double kNear = 1e-5, kNearOfAny = 5e-5;
 
 /// A tiny model with an adapter, which samples completions and learns from them.
-struct Bench {
-  GrpoConfig config;
-  std::vector<PromptRow> rows;
-  std::unique_ptr<models::CausalLM> model;
-  std::unique_ptr<peft::LoraAdapter> adapter;
-  std::unique_ptr<distributed::Group> world = distributed::make_single_group();
-  distributed::Mesh mesh = distributed::make_mesh(*world, {});
+struct Bench : TinyPolicy {
   std::unique_ptr<FlatParameters> trainable;
 
   /// `deviation`: of the entries of B; 0: a fresh adapter.
-  Bench(const std::string& name, double deviation) {
-    model = models::load_causal_lm(models::open_pretrained(TAILOR_GOLDEN "/" + name), at::kFloat,
-                                   Arithmetic::Float32);
-    peft::LoraConfig lora;
-    lora.r = 4;
-    lora.lora_alpha = 8;
-    lora.target_modules = {"all-linear"};
-    adapter = std::make_unique<peft::LoraAdapter>(*model, lora, /*seed=*/7);
+  Bench(const std::string& name, double deviation) : TinyPolicy(name) {
     at::manual_seed(3);
     FlatParameters::Named named;
     for (const auto& [parameter, value] : trainables()) named.emplace_back(parameter, value);
@@ -51,7 +38,6 @@ struct Bench {
     for (const auto& [parameter, view] : trainable->views(trainable->values()))
       if (parameter.find("lora_B") != std::string::npos)
         view.copy_(at::randn(view.sizes()) * deviation);
-    rows = {{{5, 6, 7, 8}, "\"a\"", "{}"}, {{9, 10}, "\"b\"", "{}"}};
     config.num_generations = kGenerations;
     config.max_completion_length = 24;
   }
@@ -61,8 +47,6 @@ struct Bench {
     for (const auto& one : ordered_trainables(*adapter)) named.emplace_back(one.name, one.value);
     return named;
   }
-
-  Policy policy() const { return {*model, *adapter, config, rows, mesh, {}}; }
 
   std::vector<Rollout> sample() const {
     GrpoTask task;
@@ -136,7 +120,7 @@ TEST_CASE("the trainer's own forwards give the sampler's log-probabilities", "[g
 TEST_CASE("the divergence of a fresh adapter from the model without it is 0", "[grpo]") {
   Bench bench(GENERATE("tiny_llama", "tiny_qwen3_moe"), /*deviation=*/0.0);
   bench.config.beta = 0.1;
-  CHECK(adapter_is_zero(*bench.trainable));
+  CHECK_FALSE(any_lora_B_nonzero(*bench.trainable, bench.trainable->values()));
   auto rollouts = bench.sample();
   measure_rollouts(bench.policy(), rollouts, /*num_updates=*/1, {.micro_batch_tokens = 100});
   for (const auto& rollout : rollouts)
@@ -146,7 +130,7 @@ TEST_CASE("the divergence of a fresh adapter from the model without it is 0", "[
   CHECK(report.policy.kl / report.policy.tokens < 1e-9);
 
   // Behind that update it is one, and the step that finds it where none may be stops the job.
-  CHECK_FALSE(adapter_is_zero(*bench.trainable));
+  CHECK(any_lora_B_nonzero(*bench.trainable, bench.trainable->values()));
   report = bench.update(rollouts);
   CHECK(report.policy.kl / report.policy.tokens > 1e-6);
   rollouts = bench.sample();

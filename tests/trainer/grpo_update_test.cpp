@@ -11,11 +11,11 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 
-#include "distributed/group.hpp"
 #include "models/files/file_error.hpp"
 #include "models/files/pretrained.hpp"
 #include "models/files/safetensors.hpp"
 #include "peft/adapter_file.hpp"
+#include "tests/trainer/tiny_policy.hpp"
 #include "trainer/parallel/placement.hpp"
 
 using namespace tailor;
@@ -24,25 +24,10 @@ using namespace tailor::trainer;
 namespace {
 
 /// tiny_llama with an adapter whose B is not zero, and everything an update needs.
-struct Bench {
-  GrpoConfig config;
-  std::vector<PromptRow> rows;
-  std::unique_ptr<models::CausalLM> model =
-      models::load_causal_lm(models::open_pretrained(TAILOR_GOLDEN "/tiny_llama"), at::kFloat,
-                             models::kernels::Arithmetic::Float32);
-  std::unique_ptr<peft::LoraAdapter> adapter;
-  std::unique_ptr<distributed::Group> world = distributed::make_single_group();
-  distributed::Mesh mesh = distributed::make_mesh(*world, {});
-
-  Bench() {
-    peft::LoraConfig lora;
-    lora.r = 4;
-    lora.lora_alpha = 8;
-    lora.target_modules = {"all-linear"};
-    adapter = std::make_unique<peft::LoraAdapter>(*model, lora, /*seed=*/7);
+struct Bench : TinyPolicy {
+  Bench() : TinyPolicy("tiny_llama") {
     at::manual_seed(3);
     for (auto& layer : adapter->layers()) layer->B().detach().normal_(0.0, 0.05);
-    rows = {{{5, 6, 7, 8}, "\"a\"", "{}"}, {{9, 10}, "\"b\"", "{}"}};
   }
 
   std::vector<Rollout> rollouts() const {
@@ -71,9 +56,8 @@ struct Bench {
     const auto before = flat.values().clone();
     const GradientSync sync(mesh, trainables);
     AdamW optimizer(flat, {});
-    const Policy policy{*model, *adapter, config, rows, mesh, {}};
     Result out;
-    out.report = grpo_update(policy, flat, optimizer, rollouts, sync,
+    out.report = grpo_update(policy(), flat, optimizer, rollouts, sync,
                              {.step = 1,
                               .learning_rate = 1e-3,
                               .micro_batch_tokens = micro_batch_tokens,

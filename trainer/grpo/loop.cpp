@@ -17,6 +17,7 @@
 #include "trainer/metrics/jsonl_log.hpp"
 #include "trainer/metrics/log.hpp"
 #include "trainer/sft/numeric_error.hpp"
+#include "trainer/sft/tripwires.hpp"
 
 namespace tailor::trainer {
 namespace {
@@ -99,11 +100,12 @@ class GrpoLoop {
     const auto settings = training_.settings();
     facts_.clear();
     prepare(settings);
-    const WatchedUpdate watched{.step = settings.step,
-                                .is_first = batch_.updates_done == 0,
-                                .has_moved = settings.step - 1 > batch_.sampled_at,
-                                .was_base = settings.step == 1 && config_.adapter_path.empty() &&
-                                            adapter_is_zero(training_.trainable())};
+    const WatchedUpdate watched{
+        .step = settings.step,
+        .is_first = batch_.updates_done == 0,
+        .has_moved = settings.step - 1 > batch_.sampled_at,
+        .was_base = settings.step == 1 && config_.adapter_path.empty() &&
+                    !any_lora_B_nonzero(training_.trainable(), training_.trainable().values())};
     const auto update_begin = Clock::now();
     const auto report = update(settings);
     if (record_) record_->clear();  // the weights have changed

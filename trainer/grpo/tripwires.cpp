@@ -1,7 +1,5 @@
 #include "trainer/grpo/tripwires.hpp"
 
-#include <ATen/ops/count_nonzero.h>
-
 #include <algorithm>
 #include <cstdio>
 
@@ -29,13 +27,6 @@ double mismatch_limit(const GrpoConfig& config, models::kernels::Arithmetic arit
   if (config.mismatch_limit) return *config.mismatch_limit;
   return arithmetic == models::kernels::Arithmetic::Float32 ? kMismatchLimitFloat32
                                                             : kMismatchLimitBFloat16;
-}
-
-bool adapter_is_zero(const FlatParameters& trainable) {
-  return std::ranges::none_of(trainable.views(trainable.values()), [](const auto& parameter) {
-    return parameter.first.find("lora_B") != std::string::npos &&
-           parameter.second.count_nonzero().template item<std::int64_t>() > 0;
-  });
 }
 
 std::optional<std::string> why_apart(const UpdateReport& report, const GrpoConfig& config,

@@ -8,7 +8,6 @@
 #include "trainer/checkpoint/train_state.hpp"
 #include "trainer/grpo/grpo_config.hpp"
 #include "trainer/grpo/update.hpp"
-#include "trainer/sft/flat_parameters.hpp"
 
 namespace tailor::trainer {
 
@@ -27,11 +26,8 @@ struct WatchedUpdate {
   std::int64_t step;
   bool is_first = true;    // of its batch
   bool has_moved = false;  // the weights, between sampling and it
-  bool was_base = false;   // the adapter, adapter_is_zero(), before it
+  bool was_base = false;   // the policy before it: a fresh adapter, whose every B is zero
 };
-
-/// Every lora_B of this rank: the policy is the reference.
-bool adapter_is_zero(const FlatParameters& trainable);
 
 /// At the first update of a batch the same weights sampled and train: apart from rounding, the
 /// sampler's log-probabilities are the trainer's, those measured before the update are those it

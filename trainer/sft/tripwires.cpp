@@ -2,6 +2,7 @@
 
 #include <ATen/ops/count_nonzero.h>
 
+#include <algorithm>
 #include <sstream>
 
 #include "trainer/sft/numeric_error.hpp"
@@ -9,18 +10,16 @@
 namespace tailor::trainer {
 namespace {
 
-/// Not so where there is none: a stage of a pipeline may have no adapted layer.
-bool all_lora_B_zero(const FlatParameters& trainable, const at::Tensor& flat) {
-  bool any = false;
-  for (const auto& [name, view] : trainable.views(flat)) {
-    if (name.find("lora_B") == std::string::npos) continue;
-    if (view.count_nonzero().item<std::int64_t>() > 0) return false;
-    any = true;
-  }
-  return any;
-}
+bool is_lora_B(const std::string& name) { return name.find("lora_B") != std::string::npos; }
 
 }  // namespace
+
+bool any_lora_B_nonzero(const FlatParameters& trainable, const at::Tensor& flat) {
+  return std::ranges::any_of(trainable.views(flat), [](const auto& parameter) {
+    return is_lora_B(parameter.first) &&
+           parameter.second.count_nonzero().template item<std::int64_t>() > 0;
+  });
+}
 
 void check_divergence(std::int64_t step, double loss, const TrainConfig& config,
                       GuardCounts& counts) {
@@ -43,8 +42,11 @@ void check_lora_B(std::int64_t step, double learning_rate, const FlatParameters&
                        std::to_string(kStepsUntilLoraBMoves) +
                        " steps with a learning rate above 0: the adapter does not learn");
   };
-  if (all_lora_B_zero(trainable, trainable.values())) stuck("is exactly zero");
-  if (all_lora_B_zero(trainable, optimizer.second_moment())) stuck("never had a gradient");
+  if (std::ranges::none_of(trainable.parameters(),
+                           [](const auto& parameter) { return is_lora_B(parameter.first); }))
+    return;
+  if (!any_lora_B_nonzero(trainable, trainable.values())) stuck("is exactly zero");
+  if (!any_lora_B_nonzero(trainable, optimizer.second_moment())) stuck("never had a gradient");
 }
 
 }  // namespace tailor::trainer

@@ -15,8 +15,12 @@ constexpr std::int64_t kStepsUntilLoraBMoves = 10;
 void check_divergence(std::int64_t step, double loss, const TrainConfig& config,
                       GuardCounts& counts);
 
+/// Whether an entry of any lora_B is not zero, in a tensor that is laid out like the values.
+bool any_lora_B_nonzero(const FlatParameters& trainable, const at::Tensor& flat);
+
 /// Throws NumericError where, after kStepsUntilLoraBMoves moving steps, every lora_B is exactly
-/// zero or none of them ever had a gradient (its second moment, a sum of squares, is zero).
+/// zero or none of them ever had a gradient (its second moment, a sum of squares, is zero). Not
+/// where there is none: a stage of a pipeline may have no adapted layer.
 void check_lora_B(std::int64_t step, double learning_rate, const FlatParameters& trainable,
                   const AdamW& optimizer, GuardCounts& counts);
 
