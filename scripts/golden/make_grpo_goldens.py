@@ -12,7 +12,7 @@ losses       GRPOTrainer._compute_loss on log-probabilities made up, float64
   offsets, mask, logprobs, old, reference, sampler, weights, entropies, advantages    packed responses
   <loss_type>.<level>        (additions, 1 + S): the loss and its gradient by logprobs; additions as in ADDITIONS, in that order
   <loss_type>.<level>.logged (additions, 5): kl, clip_ratio low_mean, high_mean, low_min, high_max; 0 where TRL has none
-step_<name>  GRPOTrainer.train: two optimizer steps (AdamW, lr 1e-3, no decay) on the same rollouts, adapter tests/golden/peft/llama
+step_<name>  GRPOTrainer.train in float64: two optimizer steps (AdamW, lr 1e-3, no decay) on the same rollouts, adapter tests/golden/peft/llama
   prompt_ids, prompt_offsets, completion_ids, completion_offsets    packed; four completions a prompt
   rewards, advantages        a completion
   old, reference             a completion token; the reference is the model without adapter
@@ -297,6 +297,7 @@ def make_step(golden, scratch, **settings):
         **settings,
     )
     rollouts.rewards = TABLES["mixed"]
+    trainer.model.double()  # so that only the other program rounds
     recorder = Recorder(trainer.model)
     trainer.add_callback(recorder)
     recorded = types.SimpleNamespace(inputs=None)
@@ -319,7 +320,7 @@ def make_step(golden, scratch, **settings):
     implementation.shuffle_sequence_dict = lambda batch: batch  # completions stay in their order
     trainer.train()
     inputs = recorded.inputs
-    return recorder.out | {
+    out = recorder.out | {
         "prompt_ids": torch.tensor(sum(PROMPTS, [])),
         "prompt_offsets": offsets_of([len(p) for p in PROMPTS]),
         "completion_ids": torch.tensor(sum(rollouts.completions, [])),
@@ -329,6 +330,7 @@ def make_step(golden, scratch, **settings):
         "old": packed(inputs["old_per_token_logps"], LENGTHS),
         "reference": packed(inputs["ref_per_token_logps"], LENGTHS),
     }
+    return {key: value.float() if value.is_floating_point() else value for key, value in out.items()}
 
 
 def main():
