@@ -29,6 +29,23 @@ struct Output {
     else
       narrow[i] = c10::BFloat16(value);
   }
+
+  /// y[i + r + k stride] = the sum of products[4 r + k], r and k below 4.
+  [[gnu::always_inline]] void set(std::int64_t i, std::int64_t stride,
+                                  const Lanes<16> (&products)[16]) const {
+    Lanes<16> sums;
+    transposed_sums(products, sums);
+    if (wide != nullptr) {
+      for (int k = 0; k < 4; ++k)
+        std::memcpy(wide + i + k * stride, reinterpret_cast<const float*>(&sums) + 4 * k,
+                    4 * sizeof(float));
+    } else {
+      c10::BFloat16 rounded[16];
+      store<16>(sums, rounded);
+      for (int k = 0; k < 4; ++k)
+        std::memcpy(narrow + i + k * stride, rounded + 4 * k, 4 * sizeof(c10::BFloat16));
+    }
+  }
 };
 
 /// The rows of W and of y that one call computes, all tokens.
@@ -42,9 +59,10 @@ struct Rows {
   std::int64_t begin, end;
 };
 
-/// The processor looks ahead along a row, but a row is short: this far ahead in memory lie later
-/// rows (measured: 1.2 times the bandwidth of one core).
-constexpr std::int64_t kPrefetchBytes = 8192;
+/// The processor looks ahead along a row, but a row is short. A block asks for what lies this far
+/// behind it, line after line: the rows that follow (measured: 1.2 times the bandwidth of one
+/// core). Every group of tokens asks again, so that x does not push those lines out of the cache.
+constexpr std::int64_t kPrefetchBytes = 9216;
 
 template <typename W>
 [[gnu::always_inline]] inline void prefetch(const W* weight) {
@@ -58,7 +76,7 @@ template <int kLanes, int kRows, int kTokens, typename W>
                                          std::int64_t t) {
   const float* x = rows.x + t * rows.in;
   const W* weight = rows.weight + o * rows.weight_stride;
-  Lanes<kLanes> sums[kRows][kTokens] = {};
+  Lanes<kLanes> sums[kRows * kTokens] = {};
   const auto whole = rows.in - rows.in % kLanes;
   for (std::int64_t i = 0; i < whole; i += kLanes) {
     Lanes<kLanes> x_lanes[kTokens];
@@ -67,17 +85,19 @@ template <int kLanes, int kRows, int kTokens, typename W>
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
       Lanes<kLanes> w;
-      prefetch(weight + r * rows.weight_stride + i);
+      prefetch(weight + kRows * i + kLanes * r);
       load<kLanes>(weight + r * rows.weight_stride + i, w);
 #pragma GCC unroll 4
-      for (int k = 0; k < kTokens; ++k) sums[r][k] += w * x_lanes[k];
+      for (int k = 0; k < kTokens; ++k) sums[r * kTokens + k] += w * x_lanes[k];
     }
   }
+  if constexpr (kLanes == 16 && kRows == 4 && kTokens == 4)
+    if (whole == rows.in) return rows.y.set(t * rows.out + o, rows.out, sums);
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
     for (int k = 0; k < kTokens; ++k) {
-      float total = sum<kLanes>(sums[r][k]);
+      float total = sum<kLanes>(sums[r * kTokens + k]);
       for (auto i = whole; i < rows.in; ++i)
         total += static_cast<float>(weight[r * rows.weight_stride + i]) * x[k * rows.in + i];
       rows.y.set((t + k) * rows.out + o + r, total);
@@ -188,6 +208,10 @@ template <int kLanes, int kRows, typename W>
   for (; o < rows.end; ++o) many_tokens<kLanes, 1>(rows, o, scratch.data());
 }
 
+/// Up to so many tokens reading W takes the time, and it is read fastest from its first row to its
+/// last, one behind the other (measured: 1.3 times as fast as four rows side by side).
+constexpr std::int64_t kFewTokens = 4;
+
 template <typename W>
 void portable(const Rows<float, W>& rows) {
   all_rows<4, 2, 4>(rows);
@@ -203,40 +227,57 @@ template <typename W>
 template <typename W>
 [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")]] void avx512(
     const Rows<float, W>& rows) {
-  all_rows<16, 4, 4>(rows);
+  if (rows.num_tokens <= kFewTokens)
+    all_rows<16, 1, 4>(rows);
+  else
+    all_rows<16, 4, 4>(rows);
 }
 
 #define TAILOR_BF16_TARGET \
   gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,prefer-vector-width=512")
 
-/// 32 products an instruction; the end of a row is loaded with a mask, zeros beyond it.
+template <bool kWhole>
+[[gnu::always_inline, TAILOR_BF16_TARGET]] inline void load_32(const c10::BFloat16* from,
+                                                               __mmask32 mask, __m512bh& to) {
+  to = (__m512bh)(kWhole ? _mm512_loadu_si512(from) : _mm512_maskz_loadu_epi16(mask, from));
+}
+
+/// Columns i ... i + 31 of W and x, those in `mask`: 32 products an instruction.
+template <bool kWhole, int kRows, int kTokens>
+[[gnu::always_inline, TAILOR_BF16_TARGET]] inline void bf16_columns(
+    const Rows<c10::BFloat16, c10::BFloat16>& rows, std::int64_t o, std::int64_t t, std::int64_t i,
+    __mmask32 mask, Lanes<16> (&sums)[kRows * kTokens]) {
+  __m512bh x[kTokens], w;
+#pragma GCC unroll 4
+  for (int k = 0; k < kTokens; ++k) load_32<kWhole>(rows.x + (t + k) * rows.in + i, mask, x[k]);
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+    const auto* block = rows.weight + o * rows.weight_stride;
+    prefetch(block + kRows * i + 32 * r);
+    load_32<kWhole>(block + r * rows.weight_stride + i, mask, w);
+#pragma GCC unroll 4
+    for (int k = 0; k < kTokens; ++k) {
+      auto& sum = sums[r * kTokens + k];
+      sum = (Lanes<16>)_mm512_dpbf16_ps((__m512)sum, w, x[k]);
+    }
+  }
+}
+
 template <int kRows, int kTokens>
 [[gnu::always_inline, TAILOR_BF16_TARGET]] inline void bf16_block(
     const Rows<c10::BFloat16, c10::BFloat16>& rows, std::int64_t o, std::int64_t t) {
-  const c10::BFloat16* x = rows.x + t * rows.in;
-  const c10::BFloat16* weight = rows.weight + o * rows.weight_stride;
-  __m512 sums[kRows][kTokens];
-  for (auto& row : sums)
-    for (auto& one : row) one = _mm512_setzero_ps();
-  for (std::int64_t i = 0; i < rows.in; i += 32) {
-    const auto left = rows.in - i;
-    const auto mask = static_cast<__mmask32>(left >= 32 ? ~0U : (1U << left) - 1U);
-    __m512bh x_lanes[kTokens];
-#pragma GCC unroll 4
-    for (int k = 0; k < kTokens; ++k)
-      x_lanes[k] = (__m512bh)_mm512_maskz_loadu_epi16(mask, x + k * rows.in + i);
-#pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) {
-      prefetch(weight + r * rows.weight_stride + i);
-      const auto w = (__m512bh)_mm512_maskz_loadu_epi16(mask, weight + r * rows.weight_stride + i);
-#pragma GCC unroll 4
-      for (int k = 0; k < kTokens; ++k) sums[r][k] = _mm512_dpbf16_ps(sums[r][k], w, x_lanes[k]);
-    }
-  }
+  Lanes<16> sums[kRows * kTokens] = {};
+  const auto whole = rows.in - rows.in % 32;
+  for (std::int64_t i = 0; i < whole; i += 32)
+    bf16_columns<true, kRows, kTokens>(rows, o, t, i, ~0U, sums);
+  if (whole < rows.in)
+    bf16_columns<false, kRows, kTokens>(rows, o, t, whole, (1U << (rows.in - whole)) - 1U, sums);
+  if constexpr (kRows == 4 && kTokens == 4) return rows.y.set(t * rows.out + o, rows.out, sums);
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-    for (int k = 0; k < kTokens; ++k) rows.y.set((t + k) * rows.out + o + r, sum<16>(sums[r][k]));
+    for (int k = 0; k < kTokens; ++k)
+      rows.y.set((t + k) * rows.out + o + r, sum<16>(sums[r * kTokens + k]));
 }
 
 template <int kRows>
@@ -249,7 +290,8 @@ template <int kRows>
 
 [[TAILOR_BF16_TARGET]] void avx512_bf16(const Rows<c10::BFloat16, c10::BFloat16>& rows) {
   auto o = rows.begin;
-  for (; o + 4 <= rows.end; o += 4) bf16_tokens<4>(rows, o);
+  if (rows.num_tokens > kFewTokens)
+    for (; o + 4 <= rows.end; o += 4) bf16_tokens<4>(rows, o);
   for (; o < rows.end; ++o) bf16_tokens<1>(rows, o);
 }
 #undef TAILOR_BF16_TARGET
