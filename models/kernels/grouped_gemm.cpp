@@ -19,11 +19,11 @@ namespace tailor::models::kernels {
 namespace {
 
 /// Rows of one product. Packing the weight costs a fifth of the speed at 128 rows and nothing at
-/// 512 (256 x 512 and 512 x 256, MKL); but threads must have enough blocks to share.
-constexpr std::int64_t kMinBlockRows = 128, kMaxBlockRows = 512, kBlocksAThread = 4;
+/// 512 (256 x 512 and 512 x 256, MKL). The last blocks are smaller, so that threads end together.
+constexpr std::int64_t kMinBlockRows = 128, kMaxBlockRows = 512, kBlocksAThread = 2;
 
-std::int64_t block_rows(std::int64_t num_rows) {
-  return std::clamp(num_rows / (at::get_num_threads() * kBlocksAThread), kMinBlockRows,
+std::int64_t block_rows(std::int64_t rows_left) {
+  return std::clamp(rows_left / (at::get_num_threads() * kBlocksAThread), kMinBlockRows,
                     kMaxBlockRows);
 }
 
@@ -41,9 +41,11 @@ struct Block {
   std::int64_t begin, length;
 };
 
+/// Of an expert with rows begin ... begin + length - 1 of num_rows.
 void append_blocks(std::vector<Block>& blocks, const at::Tensor& weight_OI, std::int64_t begin,
-                   std::int64_t length, std::int64_t most) {
-  const auto count = (length + most - 1) / most;
+                   std::int64_t length, std::int64_t num_rows) {
+  const auto wanted = block_rows(num_rows - begin);
+  const auto count = std::max<std::int64_t>(1, (length + wanted / 2) / wanted);
   for (std::int64_t i = 0; i < count; ++i) {
     const auto from = length * i / count, to = length * (i + 1) / count;
     blocks.push_back({weight_OI, begin + from, to - from});
@@ -113,12 +115,11 @@ at::Tensor grouped_forward(const at::Tensor& x_MI, std::span<const std::int64_t>
   if (!x_MI.is_cpu()) return plain::grouped_forward(x_MI, row_offsets, weights);
   const auto x = x_MI.contiguous();
   auto y_MO = at::empty({x.size(0), weights.front().out_features()}, x.options());
-  const auto most = block_rows(x.size(0));
   std::vector<Block> blocks;
   each_expert(row_offsets, [&](std::size_t e, std::int64_t begin, std::int64_t length) {
     const auto& weight = weights[e];
     if (length > kMatvecMaxTokens && weight.keeps_operand())
-      append_blocks(blocks, weight.operand(), begin, length, most);
+      append_blocks(blocks, weight.operand(), begin, length, x.size(0));
     else  // all threads at one expert
       y_MO.narrow(0, begin, length).copy_(weight.forward(x.narrow(0, begin, length)));
   });
@@ -137,11 +138,10 @@ void grouped_backward_(at::Tensor& dx_MI, const at::Tensor& dy_MO,
   const bool add = dx_MI.defined();
   if (!add) dx_MI = at::empty({dy.size(0), weights.front().in_features()}, dy.options());
   TORCH_CHECK_VALUE(dx_MI.is_contiguous(), "grouped product: dx must be contiguous");
-  const auto most = block_rows(dy.size(0));
   std::vector<Block> blocks;
   each_expert(row_offsets, [&](std::size_t e, std::int64_t begin, std::int64_t length) {
     if (weights[e].keeps_operand())
-      return append_blocks(blocks, weights[e].operand(), begin, length, most);
+      return append_blocks(blocks, weights[e].operand(), begin, length, dy.size(0));
     auto part = dx_MI.narrow(0, begin, length);
     if (!add) part.zero_();
     weights[e].backward_(part, dy.narrow(0, begin, length));

@@ -45,6 +45,10 @@ struct Packing {
   std::int64_t panel_elements;  // from one panel to the next
 };
 
+/// Memory is asked for so many rows or columns ahead: a panel takes a short piece of each, behind
+/// which the processor does not look.
+constexpr std::int64_t kAhead = 16;
+
 /// Whole panels of a B whose rows lie in one piece.
 HWY_INLINE void pack_rows_of_memory(const Packing& to, std::int64_t num_panels) {
   const Floats d;
@@ -53,6 +57,8 @@ HWY_INLINE void pack_rows_of_memory(const Packing& to, std::int64_t num_panels) 
     const auto* from = to.b.data + j * kWidth;
     auto* panel = to.panels + j * to.panel_elements;
     for (std::int64_t p = 0; p < to.k; ++p, from += to.b.row_stride, panel += kWidth) {
+      __builtin_prefetch(from + kAhead * to.b.row_stride);
+      __builtin_prefetch(from + kAhead * to.b.row_stride + kWidth - 1);
       hn::Store(hn::Mul(factors, hn::LoadU(d, from)), d, panel);
       hn::Store(hn::Mul(factors, hn::LoadU(d, from + kWidth / 2)), d, panel + kWidth / 2);
     }
@@ -69,10 +75,15 @@ HWY_INLINE std::int64_t pack_columns_of_memory([[maybe_unused]] const Packing& t
   const auto k = to.k / 4 * 4, stride = to.b.column_stride;
   for (std::int64_t panel = 0; panel < num_panels; ++panel)
     for (std::int64_t run = 0; run < k; run += kRun)
-      for (std::int64_t j = 0; j < kWidth; j += 4)
-        for (auto p = run; p < std::min(k, run + kRun); p += 4)
-          transpose_4x4(to.b.data + p + (panel * kWidth + j) * stride, stride, to.factor,
+      for (std::int64_t j = 0; j < kWidth; j += 4) {
+        const auto end = std::min(k, run + kRun);
+        const auto* const columns = to.b.data + (panel * kWidth + j) * stride;
+        for (auto i = kAhead; i < kAhead + 4; ++i)
+          for (auto p = run; p < end; p += 16) __builtin_prefetch(columns + i * stride + p);
+        for (auto p = run; p < end; p += 4)
+          transpose_4x4(columns + p, stride, to.factor,
                         to.panels + panel * to.panel_elements + p * kWidth + j);
+      }
   return k;
 #endif
 }
