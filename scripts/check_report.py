@@ -93,8 +93,9 @@ def use(browser, folder, page):
 
 def photograph(browser, folder, page, target):
     target.mkdir(parents=True, exist_ok=True)
+    fresh = folder / "photographs"  # use() has chosen colours, which the browser keeps
     for name, scheme, size in (("light", 1, "1300,4500"), ("dark", 0, "1300,4500"), ("narrow", 1, "500,9000")):
-        browse(browser, folder, page, f"--blink-settings=preferredColorScheme={scheme}", f"--window-size={size}",
+        browse(browser, fresh, page, f"--blink-settings=preferredColorScheme={scheme}", f"--window-size={size}",
                f"--screenshot={target / (page.parent.name + '-' + name + '.png')}")
 
 
