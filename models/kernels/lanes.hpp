@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 // Vectors of floats for bodies that are compiled once an instruction set: everything is inlined
 // into a caller with [[gnu::target]], so nothing here is code of its own. Results go through
@@ -51,36 +52,22 @@ template <int kLanes>
   }
 }
 
-/// The sums of 16 vectors of 16, each with the bits of sum<16>(): out[4 a + b] = sum(v[4 b + a]).
-/// With a quarter of the shuffles.
-[[gnu::always_inline]] inline void transposed_sums(const Lanes<16> (&v)[16], Lanes<16>& out) {
-  Lanes<16> halves[8];  // of two vectors each, what is left of them side by side
+/// In pieces of 2 kHalf lanes, of a and then of b: the first half plus the second, side by side.
+template <int kHalf, int... i>
+[[gnu::always_inline]] inline void fold(const Lanes<16>& a, const Lanes<16>& b, Lanes<16>& out,
+                                        std::integer_sequence<int, i...>) {
+  out = __builtin_shufflevector(a, b, (i / kHalf * 2 * kHalf + i % kHalf)...) +
+        __builtin_shufflevector(a, b, (i / kHalf * 2 * kHalf + i % kHalf + kHalf)...);
+}
+
+/// v[0][i] becomes the sum of v[i], with the bits of sum<16>(): vectors are folded two by two,
+/// which takes a quarter of the shuffles.
+template <int kHalf = 8>
+[[gnu::always_inline]] inline void fold_sums(Lanes<16> (&v)[16]) {
 #pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) {
-    const auto &a = v[2 * i], &b = v[2 * i + 1];
-    halves[i] =
-        __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
-        __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
-  }
-  Lanes<16> quarters[4];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const auto &a = halves[2 * i], &b = halves[2 * i + 1];
-    quarters[i] =
-        __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
-        __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
-  }
-  Lanes<16> pairs[2];
-#pragma GCC unroll 2
-  for (int i = 0; i < 2; ++i) {
-    const auto &a = quarters[2 * i], &b = quarters[2 * i + 1];
-    pairs[i] =
-        __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
-        __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
-  }
-  const auto &a = pairs[0], &b = pairs[1];
-  out = __builtin_shufflevector(a, b, 0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30) +
-        __builtin_shufflevector(a, b, 1, 3, 17, 19, 5, 7, 21, 23, 9, 11, 25, 27, 13, 15, 29, 31);
+  for (int i = 0; i < kHalf; ++i)
+    fold<kHalf>(v[2 * i], v[2 * i + 1], v[i], std::make_integer_sequence<int, 16>());
+  if constexpr (kHalf > 1) fold_sums<kHalf / 2>(v);
 }
 
 /// Rounded to nearest, as c10::BFloat16(float).

@@ -30,18 +30,17 @@ struct Output {
       narrow[i] = c10::BFloat16(value);
   }
 
-  /// y[i + r + k stride] = the sum of products[4 r + k], r and k below 4.
+  /// y[i + r + k stride] = the sum of products[4 k + r], r and k below 4; `products` is used up.
   [[gnu::always_inline]] void set(std::int64_t i, std::int64_t stride,
-                                  const Lanes<16> (&products)[16]) const {
-    Lanes<16> sums;
-    transposed_sums(products, sums);
+                                  Lanes<16> (&products)[16]) const {
+    fold_sums(products);
     if (wide != nullptr) {
       for (int k = 0; k < 4; ++k)
-        std::memcpy(wide + i + k * stride, reinterpret_cast<const float*>(&sums) + 4 * k,
+        std::memcpy(wide + i + k * stride, reinterpret_cast<const float*>(&products[0]) + 4 * k,
                     4 * sizeof(float));
     } else {
       c10::BFloat16 rounded[16];
-      store<16>(sums, rounded);
+      store<16>(products[0], rounded);
       for (int k = 0; k < 4; ++k)
         std::memcpy(narrow + i + k * stride, rounded + 4 * k, 4 * sizeof(c10::BFloat16));
     }
@@ -88,7 +87,7 @@ template <int kLanes, int kRows, int kTokens, typename W>
       prefetch(weight + kRows * i + kLanes * r);
       load<kLanes>(weight + r * rows.weight_stride + i, w);
 #pragma GCC unroll 4
-      for (int k = 0; k < kTokens; ++k) sums[r * kTokens + k] += w * x_lanes[k];
+      for (int k = 0; k < kTokens; ++k) sums[k * kRows + r] += w * x_lanes[k];
     }
   }
   if constexpr (kLanes == 16 && kRows == 4 && kTokens == 4)
@@ -97,7 +96,7 @@ template <int kLanes, int kRows, int kTokens, typename W>
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
     for (int k = 0; k < kTokens; ++k) {
-      float total = sum<kLanes>(sums[r * kTokens + k]);
+      float total = sum<kLanes>(sums[k * kRows + r]);
       for (auto i = whole; i < rows.in; ++i)
         total += static_cast<float>(weight[r * rows.weight_stride + i]) * x[k * rows.in + i];
       rows.y.set((t + k) * rows.out + o + r, total);
@@ -257,7 +256,7 @@ template <bool kWhole, int kRows, int kTokens>
     load_32<kWhole>(block + r * rows.weight_stride + i, mask, w);
 #pragma GCC unroll 4
     for (int k = 0; k < kTokens; ++k) {
-      auto& sum = sums[r * kTokens + k];
+      auto& sum = sums[k * kRows + r];
       sum = (Lanes<16>)_mm512_dpbf16_ps((__m512)sum, w, x[k]);
     }
   }
@@ -277,7 +276,7 @@ template <int kRows, int kTokens>
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
     for (int k = 0; k < kTokens; ++k)
-      rows.y.set((t + k) * rows.out + o + r, sum<16>(sums[r * kTokens + k]));
+      rows.y.set((t + k) * rows.out + o + r, sum<16>(sums[k * kRows + r]));
 }
 
 template <int kRows>

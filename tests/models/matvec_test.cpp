@@ -8,6 +8,7 @@
 #include <ATen/ops/randn.h>
 #include <c10/util/Exception.h>
 
+#include <bit>
 #include <catch2/catch.hpp>
 
 using namespace tailor::models::kernels;
@@ -78,16 +79,21 @@ TEST_CASE("matvec: rows of a wider matrix and columns as x are read where they l
 }
 
 TEST_CASE("matvec: NaN and infinity come through", "[models]") {
-  for (const auto isa : available_isas()) {
-    auto x = at::full({1, 64}, 1.0F).to(at::kBFloat16);
-    auto w = at::full({16, 64}, 1.0F).to(at::kBFloat16);
-    w[0][39] = std::numeric_limits<float>::quiet_NaN();
-    w[1][3] = std::numeric_limits<float>::infinity();
-    const auto y = matvec(x, w, {}, isa);
-    CHECK(std::isnan(y[0][0].item<float>()));
-    CHECK(std::isinf(y[0][1].item<float>()));
-    CHECK(y[0][2].item<float>() == 64.0F);
-  }
+  const auto all_ones = std::bit_cast<float>(0x7FFFFFFFU);  // rounding it up would make it -0
+  for (const auto isa : available_isas())
+    for (const auto w_type : {at::kBFloat16, at::kFloat})
+      for (const std::int64_t tokens : {1, 9}) {  // one by one, and in blocks
+        auto x = at::full({tokens, 64}, 1.0F).to(at::kBFloat16);
+        auto w = at::full({16, 64}, 1.0F).to(w_type);
+        w[0][39] = all_ones;
+        w[1][3] = std::numeric_limits<float>::infinity();
+        const auto y = matvec(x, w, {}, isa);
+        for (std::int64_t t = 0; t < tokens; ++t) {
+          CHECK(std::isnan(y[t][0].item<float>()));
+          CHECK(std::isinf(y[t][1].item<float>()));
+          CHECK(y[t][2].item<float>() == 64.0F);
+        }
+      }
 }
 
 TEST_CASE("matvec: shapes and dtypes that do not fit are refused", "[models]") {
