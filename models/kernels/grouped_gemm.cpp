@@ -18,13 +18,14 @@
 namespace tailor::models::kernels {
 namespace {
 
-/// Rows of one product. Packing the weight costs a fifth of the speed at 128 rows and nothing at
-/// 512 (256 x 512 and 512 x 256, MKL). The last blocks are smaller, so that threads end together.
-constexpr std::int64_t kMinBlockRows = 128, kMaxBlockRows = 512, kBlocksAThread = 2;
+/// About so many rows has one product. Packing the weight costs a fifth of the speed at 128 rows
+/// and nothing at 512 (256 x 512 and 512 x 256, MKL). The last blocks are smaller, so that threads
+/// end together.
+constexpr std::int64_t kFewBlockRows = 128, kManyBlockRows = 512, kBlocksAThread = 2;
 
 std::int64_t block_rows(std::int64_t rows_left) {
-  return std::clamp(rows_left / (at::get_num_threads() * kBlocksAThread), kMinBlockRows,
-                    kMaxBlockRows);
+  return std::clamp(rows_left / (at::get_num_threads() * kBlocksAThread), kFewBlockRows,
+                    kManyBlockRows);
 }
 
 void check(const at::Tensor& rows_MF, std::span<const std::int64_t> row_offsets,
@@ -41,7 +42,8 @@ struct Block {
   std::int64_t begin, length;
 };
 
-/// Of an expert with rows begin ... begin + length - 1 of num_rows.
+/// Of an expert with rows begin ... begin + length - 1 of num_rows: equal blocks, half as large
+/// again as wanted at most, since a small rest would be packed for as much as a whole block.
 void append_blocks(std::vector<Block>& blocks, const at::Tensor& weight_OI, std::int64_t begin,
                    std::int64_t length, std::int64_t num_rows) {
   const auto wanted = block_rows(num_rows - begin);
