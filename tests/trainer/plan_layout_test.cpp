@@ -30,6 +30,7 @@ TEST_CASE("a layout that is no layout is refused with what was expected") {
   CHECK_THROWS_WITH(parse_layout("tp=3", 8), "--layout: tp * ep * pp = 3 does not divide gpus = 8");
   CHECK_THROWS_WITH(parse_layout("tp=2,dp=2", 8),
                     "--layout: tp * ep * pp = 2 and dp = 2 make 4 ranks of gpus = 8");
+  CHECK_THROWS_WITH(parse_layout("tp=2,ep=2,tp=2", 8), "--layout: tp is given twice");
   CHECK_THROWS_AS(parse_layout("tp=0", 8), configs::ConfigError);
   CHECK_THROWS_AS(parse_layout("tp=2,", 8), configs::ConfigError);
 }

@@ -33,7 +33,9 @@ void set(Layout& layout, const std::string& assignment) {
     refuse("expected tp, ep, pp, dp or dp_shard, as in tp=2,ep=8, found \"" + assignment + "\"");
   if (error != std::errc() || end != number.data() + number.size() || value < 1)
     refuse("expected " + name + "=N with N from 1, found \"" + assignment + "\"");
-  layout.*(axis->second) = value;
+  auto& size = layout.*(axis->second);
+  if (size != 0) refuse(name + " is given twice");
+  size = value;
 }
 
 /// "tp = 8 does not divide num_key_value_heads = 4"
@@ -78,13 +80,14 @@ std::string Layout::text() const {
 }
 
 Layout parse_layout(const std::string& text, std::int64_t num_gpus) {
-  Layout out;
-  out.dp = 0;
+  Layout out{.tp = 0, .ep = 0, .pp = 0, .dp = 0, .dp_shard = 0};  // 0: not given
   for (std::size_t at = 0; at <= text.size();) {
     const auto comma = std::min(text.find(',', at), text.size());
     set(out, text.substr(at, comma - at));
     at = comma + 1;
   }
+  for (auto* size : {&out.tp, &out.ep, &out.pp, &out.dp_shard})
+    *size = std::max<std::int64_t>(*size, 1);
   const auto model_ranks = out.tp * out.ep * out.pp;
   const auto product = "tp * ep * pp = " + std::to_string(model_ranks);
   if (num_gpus % model_ranks != 0)
