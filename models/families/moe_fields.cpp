@@ -1,6 +1,8 @@
 #include "models/families/moe_fields.hpp"
 
 #include <algorithm>
+#include <optional>
+#include <string>
 #include <utility>
 
 namespace tailor::models {
@@ -9,21 +11,41 @@ namespace {
 constexpr std::int64_t kMostExperts = 1 << 14;  // beyond, the file is damaged
 constexpr std::int64_t kMostInAllLayers = 1 << 20;
 
+struct NumExperts {
+  const char* key = "num_experts";  // by which the file names it
+  std::int64_t value = 1;
+};
+
+/// Some converters leave a second published name beside the family's own: it has to say the same.
+NumExperts read_num_experts(configs::Section& config) {
+  // A value that was refused becomes one that the blocks can be made of; check() comes after.
+  const auto read = [&config](const char* key) {
+    return NumExperts{
+        key, std::clamp<std::int64_t>(config.integer(key, {}, 1, kMostExperts), 1, kMostExperts)};
+  };
+  std::optional<NumExperts> out;
+  for (const auto* key : {"num_experts", "num_local_experts", "n_routed_experts"}) {
+    if (!config.has(key)) continue;
+    const auto found = read(key);
+    if (!out)
+      out = found;
+    else if (found.value != out->value)
+      config.reject(key, std::string("expected ") + out->key + " = " + std::to_string(out->value));
+  }
+  return out ? *out : read(NumExperts().key);
+}
+
 }  // namespace
 
 MoeConfig read_moe_config(configs::Section& config, const DecoderConfig& decoder) {
   MoeConfig out;
   out.hidden_size = decoder.shape.hidden_size;
-  const auto* experts = "num_experts";
-  for (const auto* other : {"num_local_experts", "n_routed_experts"})
-    if (config.has(other)) experts = other;
+  const auto experts = read_num_experts(config);
   auto& router = out.router;
-  // A value that was refused becomes one that the blocks can be made of; check() comes after.
-  router.num_experts =
-      std::clamp<std::int64_t>(config.integer(experts, {}, 1, kMostExperts), 1, kMostExperts);
+  router.num_experts = experts.value;
   if (router.num_experts * decoder.shape.num_hidden_layers > kMostInAllLayers) {
-    config.reject(experts, "expected at most " + std::to_string(kMostInAllLayers) +
-                               " experts in all layers together");
+    config.reject(experts.key, "expected at most " + std::to_string(kMostInAllLayers) +
+                                   " experts in all layers together");
     router.num_experts = 1;
   }
   router.num_experts_per_tok = std::clamp<std::int64_t>(

@@ -9,9 +9,10 @@
 
 namespace tailor::models {
 
-/// Reads `num_experts` (or its other published names `num_local_experts` and `n_routed_experts`),
-/// `num_experts_per_tok` and `norm_topk_prob` (absent: false) of a sparse family, and takes note of
-/// the router's loss, which is the trainer's business. The experts' width is the caller's to set.
+/// Reads `num_experts` (or its other published names `num_local_experts` and `n_routed_experts`;
+/// where several are given they must agree), `num_experts_per_tok` and `norm_topk_prob` (absent:
+/// false) of a sparse family, and takes note of the router's loss, which is the trainer's business.
+/// The experts' width is the caller's to set.
 MoeConfig read_moe_config(configs::Section& config, const DecoderConfig& decoder);
 
 /// Which layers are sparse by Qwen's `decoder_sparse_step` and `mlp_only_layers`: every step-th

@@ -288,6 +288,9 @@ TEST_CASE("unsupported fields of sparse families are refused by name", "[models]
   CHECK_THAT(error_of("tiny_mixtral", "sliding_window", "4096"), Contains("sliding_window"));
   CHECK_THAT(error_of("tiny_mixtral", "num_experts_per_tok", "9"), Contains("num_experts_per_tok"));
   CHECK_THAT(error_of("tiny_mixtral", "num_local_experts", "0"), Contains("num_local_experts"));
+  CHECK_THAT(error_of("tiny_mixtral", "num_experts", "3"),
+             Contains("num_local_experts: expected num_experts = 3, found \"8\""));
+  CHECK(error_of("tiny_mixtral", "num_experts", "8").empty());
   CHECK_THAT(error_of("tiny_olmoe", "clip_qkv", "8.0"), Contains("clip_qkv"));
   CHECK(error_of("tiny_olmoe", "router_aux_loss_coef", "0.05").empty());
   CHECK(error_of("tiny_olmoe", "output_router_logits", "true").empty());
