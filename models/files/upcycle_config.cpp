@@ -40,7 +40,7 @@ void check(const UpcycleOptions& options, std::int64_t width, const std::string&
                ") and at most " + std::to_string(kMost) + " experts",
            std::to_string(options.split));
   if (!std::isfinite(options.noise) || options.noise < 0.0)
-    refuse("noise", "a finite number of at least 0", std::to_string(options.noise));
+    refuse("noise", "a finite number of at least 0", configs::number_text(options.noise));
 }
 
 std::int64_t positive(const Json& config, const char* key, const std::string& file) {
