@@ -153,6 +153,7 @@ ExactMatch run_exact_match(const Session& session, const PromptMaker& maker,
   engine.sampling.temperature = 0;
   engine.stop_ids = maker.stop_ids();
   engine.batch_size = options.batch_size;
+  engine.prompts_apart = true;  // the accuracy shall not depend on the batch
   const auto tell = progress("answering");
   const auto all = static_cast<std::int64_t>(asked.size());
   auto answered = answer_questions(*session.model, session.pretrained.tokenizer, asked, engine,
