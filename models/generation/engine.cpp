@@ -234,7 +234,9 @@ std::vector<Completion> generate(const CausalLM& model,
                                  const OnCompletion& on_completion) {
   const at::NoGradGuard no_grad;
   check(model, requests);
-  return Engine(model, requests, options, on_token, on_completion).run();
+  auto used = options;
+  used.prompts_apart = options.prompts_apart && model.device().is_cpu();
+  return Engine(model, requests, used, on_token, on_completion).run();
 }
 
 }  // namespace tailor::models

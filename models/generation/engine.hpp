@@ -48,8 +48,9 @@ struct GenerationOptions {
   /// Tokens of prompts computed in one forward, beside one token of every running completion.
   std::int64_t prefill_tokens = 1024;
   /// Every prompt is computed in forwards of its own, and completions advance in others: then a
-  /// completion is the same, bit for bit, whatever is generated beside it: in host memory, up to
-  /// kernels::kMatvecMaxTokens of them at a time, and as long as none is put back.
+  /// completion is the same, bit for bit, whatever is generated beside it, up to
+  /// kernels::kMatvecMaxTokens of them at a time and as long as none is put back. In host memory
+  /// alone: a GPU's sums depend on the batch all the same, so prompts stay together there.
   bool prompts_apart = false;
   /// Tokens whose keys and values are held at a time, in blocks; 0: as many as batch_size sequences
   /// can have. Where it runs out, prompts wait, and the youngest completions are put back and

@@ -70,7 +70,10 @@ class SumModel final : public CausalLM {
     return hidden;
   }
 
+  at::Device device() const override { return claimed_device; }
+
   mutable std::vector<std::int64_t> forwards;  // tokens of each
+  at::Device claimed_device = at::kCPU;        // it computes in host memory all the same
 
  private:
   std::int64_t num_logits_;
@@ -133,6 +136,20 @@ TEST_CASE("generate: running sequences advance in one forward, prompts join as s
   // both prompts; a step of two, in which the second ends; the third prompt beside the first one's
   // step; the last step of both
   CHECK(model.forwards == Ids{4, 2, 3, 2});
+}
+
+TEST_CASE("generate: prompts apart are computed alone in host memory, together on a GPU",
+          "[models]") {
+  SumModel model;
+  auto options = greedy(2);
+  options.prompts_apart = true;
+  const std::vector<GenerationRequest> requests{request({1, 2, 3}, 3), request({4}, 3)};
+  generate(model, requests, options);
+  CHECK(model.forwards == Ids{3, 1, 2, 2});
+  model.forwards.clear();
+  model.claimed_device = at::kCUDA;
+  generate(model, requests, options);
+  CHECK(model.forwards == Ids{4, 2, 2});
 }
 
 TEST_CASE("generate: prompts of one forward stay within prefill_tokens, longer ones come in pieces",
