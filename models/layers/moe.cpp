@@ -4,13 +4,13 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/sigmoid.h>
 
 #include <array>
 #include <optional>
 #include <utility>
 
 #include "models/kernels/matvec.hpp"
+#include "models/kernels/sigmoid.hpp"
 #include "models/layers/drop_tokens.hpp"
 
 namespace tailor::models {
@@ -113,7 +113,7 @@ at::Tensor MoeBlock::forward(const at::Tensor& x_TD, const LayerContext& context
   if (!shared_expert_) return y_TD;
   const auto shared_TD = shared_expert_->forward(x_TD);
   if (!shared_expert_gate_) return y_TD + shared_TD;
-  return y_TD + (*shared_expert_gate_)(x_TD).sigmoid() * shared_TD;
+  return y_TD + kernels::sigmoid((*shared_expert_gate_)(x_TD)) * shared_TD;
 }
 
 void MoeBlock::finish_loading(kernels::Arithmetic arithmetic) {

@@ -7,13 +7,14 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/gather.h>
 #include <ATen/ops/ones_like.h>
-#include <ATen/ops/sigmoid.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/sort.h>
 #include <c10/util/Exception.h>
 
 #include <limits>
 #include <tuple>
+
+#include "models/kernels/sigmoid.hpp"
 
 namespace tailor::models {
 namespace {
@@ -60,7 +61,7 @@ at::Tensor best_ids(const at::Tensor& scores_TE, std::int64_t count) {
 }
 
 at::Tensor scores(const at::Tensor& logits_TE, Score score) {
-  return score == Score::Sigmoid ? logits_TE.sigmoid() : logits_TE.softmax(-1);
+  return score == Score::Sigmoid ? kernels::sigmoid(logits_TE) : logits_TE.softmax(-1);
 }
 
 /// What the choice is by. Softmax grows with the logit, so that logits rank like scores and without
@@ -103,7 +104,7 @@ at::Tensor route_weights(const at::Tensor& logits_TE, const at::Tensor& ids_TK,
                          const RouterConfig& config) {
   at::Tensor weights_TK;
   if (config.score == Score::Sigmoid) {
-    weights_TK = logits_TE.gather(1, ids_TK).sigmoid();
+    weights_TK = kernels::sigmoid(logits_TE.gather(1, ids_TK));
     // The published formula's guard against a sum of 0.
     if (config.norm_topk_prob) weights_TK = weights_TK / (weights_TK.sum(1, true) + 1e-20);
   } else if (config.norm_topk_prob) {

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "models/files/pretrained.hpp"
+#include "models/kernels/matvec.hpp"
 #include "models/layers/kv_cache.hpp"
 
 using namespace tailor::models;
@@ -440,7 +441,8 @@ TEST_CASE("generate: a real decoder's group equals separate requests", "[models]
 
 TEST_CASE("generate: with prompts apart completions have the same bits whatever is beside them",
           "[models]") {
-  const auto* family = GENERATE("tiny_llama", "tiny_qwen3_moe", "tiny_deepseek_v3");
+  const auto* family = GENERATE("tiny_llama", "tiny_mixtral", "tiny_qwen2_moe", "tiny_qwen3_moe",
+                                "tiny_deepseek_v3");
   const bool narrow = GENERATE(false, true);
   CAPTURE(family, narrow);
   if (narrow && !kernels::has_bf16_products()) return;
@@ -452,16 +454,16 @@ TEST_CASE("generate: with prompts apart completions have the same bits whatever 
   for (std::int64_t i = 0; i < 5; ++i) {
     Ids ids;
     for (std::int64_t t = 0; t < 5 + 25 * i; ++t) ids.push_back(3 + (i * 17 + t * 5) % 60);
-    requests.push_back(request(ids, 12));
-    requests.back().num_completions = 2 + i % 3;
-    requests.back().sequence = static_cast<std::uint64_t>(10 * i);
+    requests.push_back(request(ids, 6));
+    requests.back().num_completions = 12 + i % 3;  // 64 in all
+    requests.back().sequence = static_cast<std::uint64_t>(20 * i);
   }
   GenerationOptions options;
   options.prompts_apart = true;
   options.sampling.temperature = 1.0;
   options.batch_size = 1;
   const auto expected = generate(*model, requests, options);
-  for (const std::int64_t batch_size : {3, 16}) {
+  for (const std::int64_t batch_size : {std::int64_t{3}, kernels::kMatvecMaxTokens}) {
     options.batch_size = batch_size;
     const auto found = generate(*model, requests, options);
     REQUIRE(found.size() == expected.size());

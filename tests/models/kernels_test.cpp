@@ -1,6 +1,7 @@
 #include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/ones.h>
@@ -13,11 +14,13 @@
 
 #include "models/kernels/rms_norm.hpp"
 #include "models/kernels/rotary.hpp"
+#include "models/kernels/sigmoid.hpp"
 #include "models/kernels/swiglu.hpp"
 #include "models/kernels/token_loss.hpp"
 #include "models/kernels/weight.hpp"
 
 using namespace tailor::models::kernels;
+namespace kernels = tailor::models::kernels;  // at::sigmoid is found as well
 
 namespace {
 
@@ -84,6 +87,26 @@ TEST_CASE("swiglu equals the reference and its gradient autograd's", "[models]")
   const auto [dgate, dup] = swiglu_backward(dy, gate, up);
   CHECK(close(dgate, g.grad(), dtype));
   CHECK(close(dup, u.grad(), dtype));
+}
+
+TEST_CASE("a sigmoid has the same bits alone and among others, and autograd's gradient",
+          "[models]") {
+  const auto dtype = GENERATE(at::kFloat, at::kBFloat16);
+  const auto x = (at::randn({70, 9}) * 20).to(dtype);
+  {
+    const at::NoGradGuard no_grad;
+    const auto whole = kernels::sigmoid(x);
+    CHECK(whole.scalar_type() == dtype);
+    CHECK(at::allclose(whole.to(at::kDouble), x.to(at::kDouble).sigmoid(),
+                       dtype == at::kFloat ? 2e-7 : 4e-3, 1e-30));
+    for (const std::int64_t rows : {1, 3, 16})
+      CHECK(at::equal(kernels::sigmoid(x.narrow(0, 5, rows)), whole.narrow(0, 5, rows)));
+    CHECK(at::equal(kernels::sigmoid(x.t()), whole.t()));
+  }
+  const auto wide = x.to(at::kFloat).requires_grad_();
+  const auto y = kernels::sigmoid(wide);
+  y.sum().backward();
+  CHECK(at::allclose(wide.grad(), y.detach() * (1 - y.detach())));
 }
 
 TEST_CASE("a rotation equals the reference, its inverse undoes it, strided tokens included",
