@@ -18,9 +18,9 @@
 namespace tailor::models::kernels {
 namespace {
 
-/// About so many rows has one product. Packing the weight costs a fifth of the speed at 128 rows
-/// and nothing at 512 (256 x 512 and 512 x 256, MKL). The last blocks are smaller, so that threads
-/// end together.
+/// Rows that one product is wanted to have, the fewer the fewer are left behind it, so that threads
+/// end together; between these: packing the weight costs a fifth of the speed at 128 rows and
+/// nothing at 512 (256 x 512 and 512 x 256, MKL).
 constexpr std::int64_t kFewBlockRows = 128, kManyBlockRows = 512, kBlocksAThread = 2;
 
 std::int64_t block_rows(std::int64_t rows_left) {
@@ -42,8 +42,9 @@ struct Block {
   std::int64_t begin, length;
 };
 
-/// Of an expert with rows begin ... begin + length - 1 of num_rows: equal blocks, half as large
-/// again as wanted at most, since a small rest would be packed for as much as a whole block.
+/// Of an expert with rows begin ... begin + length - 1 of num_rows: equal blocks of 3/4 to 3/2 of
+/// what is wanted, or one of all its rows if these are fewer. A small rest would be packed for as
+/// much as a whole block.
 void append_blocks(std::vector<Block>& blocks, const at::Tensor& weight_OI, std::int64_t begin,
                    std::int64_t length, std::int64_t num_rows) {
   const auto wanted = block_rows(num_rows - begin);

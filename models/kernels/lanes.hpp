@@ -61,7 +61,7 @@ template <int kHalf, int... i>
 }
 
 /// v[0][i] becomes the sum of v[i], with the bits of sum<16>(): vectors are folded two by two,
-/// which takes a quarter of the shuffles.
+/// which takes half of the shuffles and a quarter of the additions.
 template <int kHalf = 8>
 [[gnu::always_inline]] inline void fold_sums(Lanes<16> (&v)[16]) {
 #pragma GCC unroll 8

@@ -24,18 +24,18 @@ template <bool kWhole, int kRows, int kTokens>
 [[gnu::always_inline, TAILOR_BF16_TARGET]] inline void bf16_columns(
     const MatvecRows<c10::BFloat16, c10::BFloat16>& rows, std::int64_t o, std::int64_t t,
     std::int64_t i, __mmask32 mask, Lanes<16> (&sums)[kRows * kTokens]) {
+  const auto* weight = rows.weight + o * rows.weight_stride;
   __m512bh x[kTokens], w;
 #pragma GCC unroll 4
   for (int k = 0; k < kTokens; ++k) load_32<kWhole>(rows.x + (t + k) * rows.in + i, mask, x[k]);
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) {
-    const auto* block = rows.weight + o * rows.weight_stride;
-    prefetch(block + kRows * i + 32 * r);
-    load_32<kWhole>(block + r * rows.weight_stride + i, mask, w);
+    prefetch(weight + kRows * i + 32 * r);
+    load_32<kWhole>(weight + r * rows.weight_stride + i, mask, w);
 #pragma GCC unroll 4
     for (int k = 0; k < kTokens; ++k) {
-      auto& sum = sums[k * kRows + r];
-      sum = (Lanes<16>)_mm512_dpbf16_ps((__m512)sum, w, x[k]);
+      auto& total = sums[k * kRows + r];
+      total = (Lanes<16>)_mm512_dpbf16_ps((__m512)total, w, x[k]);
     }
   }
 }
@@ -49,7 +49,8 @@ template <int kRows, int kTokens>
     bf16_columns<true, kRows, kTokens>(rows, o, t, i, ~0U, sums);
   if (whole < rows.in)
     bf16_columns<false, kRows, kTokens>(rows, o, t, whole, (1U << (rows.in - whole)) - 1U, sums);
-  if constexpr (kRows == 4 && kTokens == 4) return rows.y.set(t * rows.out + o, rows.out, sums);
+  if constexpr (kRows == 4 && kTokens == 4)
+    return rows.y.set_block(t * rows.out + o, rows.out, sums);
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4

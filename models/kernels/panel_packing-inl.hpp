@@ -46,7 +46,9 @@ struct Packing {
 };
 
 /// Memory is asked for so many rows or columns ahead: a panel takes a short piece of each, behind
-/// which the processor does not look.
+/// which the processor does not look. Columns that far lie in the next panel, all of them or, where
+/// a panel is 32 wide, half: they come from the second-level cache then. Behind the last ones the
+/// address may be of nothing, which a prefetch allows.
 constexpr std::int64_t kAhead = 16;
 
 /// Whole panels of a B whose rows lie in one piece.
@@ -74,9 +76,9 @@ HWY_INLINE std::int64_t pack_columns_of_memory([[maybe_unused]] const Packing& t
   constexpr std::int64_t kRun = 64;  // of a column at a time, for the prefetcher
   const auto k = to.k / 4 * 4, stride = to.b.column_stride;
   for (std::int64_t panel = 0; panel < num_panels; ++panel)
-    for (std::int64_t run = 0; run < k; run += kRun)
+    for (std::int64_t run = 0; run < k; run += kRun) {
+      const auto end = std::min(k, run + kRun);
       for (std::int64_t j = 0; j < kWidth; j += 4) {
-        const auto end = std::min(k, run + kRun);
         const auto* const columns = to.b.data + (panel * kWidth + j) * stride;
         for (auto i = kAhead; i < kAhead + 4; ++i)
           for (auto p = run; p < end; p += 16) __builtin_prefetch(columns + i * stride + p);
@@ -84,6 +86,7 @@ HWY_INLINE std::int64_t pack_columns_of_memory([[maybe_unused]] const Packing& t
           transpose_4x4(columns + p, stride, to.factor,
                         to.panels + panel * to.panel_elements + p * kWidth + j);
       }
+    }
   return k;
 #endif
 }

@@ -54,18 +54,20 @@ TEST_CASE("matvec: near the float64 product on random numbers", "[models]") {
 
 TEST_CASE("matvec: a token's bits do not depend on its neighbours or on the threads", "[models]") {
   const auto threads = at::get_num_threads();
-  for (const auto isa : available_isas())
-    for (const auto type : {at::kFloat, at::kBFloat16}) {
-      constexpr std::int64_t kTokens = 37;
-      const auto x = at::randn({kTokens, 192}).to(type), w = at::randn({336, 192}).to(type);
-      at::set_num_threads(1);
-      const auto together = matvec(x, w, {}, isa);
-      at::set_num_threads(2);
-      CHECK(at::equal(matvec(x, w, {}, isa), together));
-      for (std::int64_t count = 1; count < kTokens; ++count)
-        for (std::int64_t t = 0; t + count <= kTokens; t += count)
-          CHECK(at::equal(matvec(x.narrow(0, t, count), w, {}, isa), together.narrow(0, t, count)));
-    }
+  const auto x_type = GENERATE(at::kFloat, at::kBFloat16);
+  const auto w_type = GENERATE(at::kFloat, at::kBFloat16);
+  const auto in = GENERATE(192, 187), out = GENERATE(336, 335);  // whole vectors and blocks, or not
+  const auto x = at::randn({kMatvecMaxTokens, in}).to(x_type), w = at::randn({out, in}).to(w_type);
+  for (const auto isa : available_isas()) {
+    CAPTURE(static_cast<int>(isa), x_type, w_type, in, out);
+    at::set_num_threads(1);
+    const auto together = matvec(x, w, {}, isa);
+    at::set_num_threads(2);
+    CHECK(at::equal(matvec(x, w, {}, isa), together));
+    for (const std::int64_t count : {1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 31, 37})
+      for (std::int64_t t = 0; t + count <= kMatvecMaxTokens; t += count)
+        CHECK(at::equal(matvec(x.narrow(0, t, count), w, {}, isa), together.narrow(0, t, count)));
+  }
   at::set_num_threads(threads);
 }
 
