@@ -14,8 +14,8 @@ whose gradients depend least on rounding, so that they may be compared by the la
 
 The metadata records the library versions, `router_margin`, the smallest distance between two numbers whose order decides
 in a router, without and with the adapter, and `rounding`: by the same measure, how far transformers' float32 is away, or
-float64 where every weight is off by up to two units of float32's last place, whichever is further. (One float32 run may be
-near by luck, and another order of its sums five times as far.)
+float64 where every weight is off by up to 2^-22 of itself, two to four units of float32's last place, whichever is
+further. (One float32 run may be near by luck, and another order of its sums five times as far.)
 
     python scripts/golden/make_sparse_goldens.py [--golden tests/golden] [NAME...]
 """
@@ -34,8 +34,8 @@ NAMES = ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v2", "deepseek_
 RANK, ALPHA = 2, 3
 ROUTER_MARGIN = 1e-3  # float32 of another program differs by far less
 SEEDS = 200
-LAST_PLACES = 2 * 2.0**-23
-NUM_MOVES = 4
+LAST_PLACES = 2.0**-22  # of a weight: rounding moves a number by 2^-24, and some roundings follow each other
+NUM_MOVES = 4  # ways of moving all weights at random; the furthest counts
 
 
 class Adapter:

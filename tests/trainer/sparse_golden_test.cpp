@@ -14,6 +14,10 @@ using tests::PeftGolden;
 
 namespace {
 
+/// Of the largest entry of a tensor. Weights that are off by 2^-22 of themselves move the golden
+/// gradients by up to 9.6e-6 (`rounding` in the files); measured 5.3e-6 at most.
+constexpr double kGradientBound = 1e-5;
+
 /// Of all entries, those of the golden gradients.
 std::int64_t gradient_size(const PeftGolden& setting) {
   std::int64_t size = 0;
@@ -38,7 +42,7 @@ TEST_CASE("loss and gradients of attention, experts and routers are those of tra
     REQUIRE(value.grad().defined());
     return value.grad();
   };
-  CHECK(setting.largest_relative_difference("gradient", gradient) < 1e-5);
+  CHECK(setting.largest_relative_difference("gradient", gradient) < kGradientBound);
   CHECK(setting.adapter->num_parameters() == gradient_size(setting));  // nothing is left out
 
   const at::NoGradGuard no_grad;
