@@ -81,7 +81,7 @@ models::GenerationOptions engine_options(const GenerateOptions& options, const P
   engine.sampling = options.sampling;
   if (!options.ignore_eos) engine.stop_ids = maker.stop_ids();
   engine.batch_size = options.batch_size;
-  engine.prompts_apart = true;  // an answer shall not depend on what else is asked
+  engine.prompts_apart = true;  // an answer's rounding shall not depend on what else is asked
   return engine;
 }
 
