@@ -20,6 +20,11 @@ import sys
 import tempfile
 
 HOSTILE = "</script><script>window.taken = 1</script><img src=x onerror='window.taken = 1'> <!-- {{data}} \x00\x1b[31m \u202e"
+# Columns of which some jobs alone have any; each has a place among the curves.
+NAMED = """approx_kl num_faulted num_unscored num_gen_batches num_discarded_groups staleness frac_rejected_tokens
+           frac_rejected_sequences num_off_policy_sequences vespo/phi_seq_mean num_clamped_ratios logprob_difference/max
+           frac_reused_tokens reward_busy_s eval_reward_std eval_num_unscored aux_loss seq_aux_loss z_loss router/max_load
+           router/dropped""".split()
 COLLECT = "<script>window.failures = []; window.onerror = (text) => { window.failures.push(text); };</script>"
 # What a reader does; the answer is left in the page.
 USE = """<script>
@@ -27,6 +32,8 @@ const wait = (ms) => new Promise((done) => setTimeout(done, ms));
 (async () => {
   const rows = () => document.querySelectorAll("tr.sample").length;
   const seen = {charts: document.querySelectorAll("#charts figure").length, rows: rows()};
+  const last = [...document.querySelectorAll("#charts h3")].at(-1);
+  seen.others = last?.textContent === "Other" ? last.nextElementSibling.querySelectorAll("figure").length : 0;
   if (view) {
     const d = () => document.querySelector("#charts figure path.line").getAttribute("d");
     const whole = d();
@@ -65,6 +72,7 @@ def write_run(folder):
                    "learning_rate": 1e-5, "grad_norm": "inf" if step == 5 else rng.random(), "rewards/a/mean": 0.5,
                    "rewards/" + HOSTILE + "/mean": None if step < 3 else 0.25, "step_time_s": 2.0, "num_tokens": 100 * step,
                    "rss_bytes": 10**9 + step, HOSTILE: "nan", "mismatch/ess": 1.0 - 1e-9 * step, "greatest": 1e308,
+                   **{name: 0.5 for name in NAMED},
                    "reward_histogram": {"edges": [0, 0.5, 1], "counts": [step, 40 - step]}}
             out.write(json.dumps(row) + "\n")
     with open(folder / "completions.jsonl", "w") as out:
@@ -121,7 +129,7 @@ def main():
         expected = {"failures": [], "taken": None, "images": 0, "wide": False}
         if not options.run:
             shown = f"answer 56 {HOSTILE}".replace("\x00", "\\x00").replace("\x1b", "\\x1b").replace("\u202e", "U+202E")
-            expected |= {"charts": 12, "rows": 20, "zooms": True, "completion": shown, "found": 1, "marked": 1}
+            expected |= {"charts": 28, "others": 2, "rows": 20, "zooms": True, "completion": shown, "found": 1, "marked": 1}
         wrong = [f"{key}: expected {value!r}, found {seen.get(key)!r}" for key, value in expected.items() if seen.get(key) != value]
         if options.screenshots:
             photograph(browser, folder, page, options.screenshots)
