@@ -1,6 +1,8 @@
-// T tokens, K experts of each, D hidden_size; N rows sent, M rows received.
+// T tokens, K of E experts each, D hidden_size; R ranks; N rows sent, M rows received.
 #include "distributed/expert_parallel.hpp"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/index_select.h>
 #include <c10/util/Exception.h>
@@ -8,6 +10,8 @@
 
 #include <utility>
 #include <vector>
+
+#include "models/kernels/matvec.hpp"
 
 namespace tailor::distributed {
 namespace {
@@ -17,22 +21,22 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 /// One exchange of rows. They arrive as [source][local expert] and are computed as [local
-/// expert][source].
+/// expert][source], or as they arrive where every source is a part.
 struct Route final : torch::CustomClassHolder {
   std::shared_ptr<Group> group;
   std::vector<std::int64_t> sent, received;  // rows by rank
-  at::Tensor order_M;                        // computed row m is received row order[m]
+  at::Tensor order_M;                        // computed row m is received row order[m]; or none
   at::Tensor inverse_M;
 };
 
 at::Tensor go(const Route& route, const at::Tensor& rows_ND) {
   const auto received = route.group->all_to_all_v(rows_ND, route.sent, route.received);
-  return received.index_select(0, route.order_M);
+  return route.order_M.defined() ? received.index_select(0, route.order_M) : received;
 }
 
 at::Tensor come_back(const Route& route, const at::Tensor& rows_MD) {
-  return route.group->all_to_all_v(rows_MD.index_select(0, route.inverse_M), route.received,
-                                   route.sent);
+  const auto rows = route.inverse_M.defined() ? rows_MD.index_select(0, route.inverse_M) : rows_MD;
+  return route.group->all_to_all_v(rows, route.received, route.sent);
 }
 
 const Route& route_of(AutogradContext* ctx) {
@@ -80,7 +84,7 @@ class ExpertParallelExchange final : public models::ExpertExchange {
     auto plan = std::make_shared<Plan>();
     plan->local = local_->dispatch(x_TD, ids_TK);
     DispatchedRows out;
-    plan->route = make_route(plan->local.row_offsets, x_TD.device(), out.row_offsets);
+    plan->route = make_route(plan->local.parts.front(), x_TD.device(), out.parts);
     out.x_MD = Go::apply(plan->local.x_MD, plan->route);
     out.plan = std::move(plan);
     return out;
@@ -93,40 +97,68 @@ class ExpertParallelExchange final : public models::ExpertExchange {
   }
 
  private:
-  /// Gathers how many rows every rank has for every expert; fills the offsets of the local experts.
-  /// Rows are in the memory of `device`.
+  /// Gathers how many rows every rank has for every expert; fills the parts of those here. Rows are
+  /// in the memory of `device`.
   c10::intrusive_ptr<Route> make_route(const std::vector<std::int64_t>& offsets, at::Device device,
-                                       std::vector<std::int64_t>& local_offsets) {
+                                       std::vector<std::vector<std::int64_t>>& parts) {
     auto mine = at::empty({1, num_experts_}, at::kLong);
     for (std::int64_t e = 0; e < num_experts_; ++e)
       mine.mutable_data_ptr<std::int64_t>()[e] =
           offsets[static_cast<std::size_t>(e) + 1] - offsets[static_cast<std::size_t>(e)];
-    const auto counts = group_->all_gather(mine);  // (ranks, E)
-    const auto* count = counts.const_data_ptr<std::int64_t>();
+    const auto counts_RE = group_->all_gather(mine);
+    const auto* count = counts_RE.const_data_ptr<std::int64_t>();
 
     auto route = c10::make_intrusive<Route>();
     route->group = group_;
     const std::int64_t ranks = group_->size(), held = num_experts_ / ranks;
-    const std::int64_t first = group_->rank() * held;
     const auto sum = [&](std::int64_t rank, std::int64_t from) {
       std::int64_t total = 0;
       for (std::int64_t e = from; e < from + held; ++e) total += count[rank * num_experts_ + e];
       return total;
     };
-    std::vector<std::int64_t> begins;  // where the rows of a source begin among the received
-    std::int64_t rows = 0;
     for (std::int64_t rank = 0; rank < ranks; ++rank) {
       route->sent.push_back(sum(group_->rank(), rank * held));
-      route->received.push_back(sum(rank, first));
-      begins.push_back(rows);
-      rows += route->received.back();
+      route->received.push_back(sum(rank, group_->rank() * held));
     }
-    route->order_M = at::empty({rows}, at::kLong);
-    route->inverse_M = at::empty({rows}, at::kLong);
-    auto* order = route->order_M.mutable_data_ptr<std::int64_t>();
-    auto* inverse = route->inverse_M.mutable_data_ptr<std::int64_t>();
+    if (comes_in_parts(counts_RE, device))
+      by_source(count, parts);
+    else
+      by_expert(count, *route, device, parts);
+    return route;
+  }
+
+  /// All ranks decide alike, from all counts.
+  static bool comes_in_parts(const at::Tensor& counts_RE, at::Device device) {
+    return device.is_cpu() && !at::GradMode::is_enabled() &&
+           counts_RE.sum(0).max().item<std::int64_t>() > models::kernels::kMatvecMaxTokens;
+  }
+
+  void by_source(const std::int64_t* count, std::vector<std::vector<std::int64_t>>& parts) const {
+    const std::int64_t ranks = group_->size(), held = num_experts_ / ranks;
+    const std::int64_t first = group_->rank() * held;
+    for (std::int64_t rank = 0; rank < ranks; ++rank) {
+      auto& part = parts.emplace_back(1, 0);
+      for (std::int64_t e = first; e < first + held; ++e)
+        part.push_back(part.back() + count[rank * num_experts_ + e]);
+    }
+  }
+
+  void by_expert(const std::int64_t* count, Route& route, at::Device device,
+                 std::vector<std::vector<std::int64_t>>& parts) const {
+    const std::int64_t ranks = group_->size(), held = num_experts_ / ranks;
+    const std::int64_t first = group_->rank() * held;
+    std::vector<std::int64_t> begins;  // where the rows of a source begin among the received
+    std::int64_t rows = 0;
+    for (const auto received : route.received) {
+      begins.push_back(rows);
+      rows += received;
+    }
+    route.order_M = at::empty({rows}, at::kLong);
+    route.inverse_M = at::empty({rows}, at::kLong);
+    auto* order = route.order_M.mutable_data_ptr<std::int64_t>();
+    auto* inverse = route.inverse_M.mutable_data_ptr<std::int64_t>();
     std::int64_t at = 0;
-    local_offsets.push_back(0);
+    auto& offsets = parts.emplace_back(1, 0);
     for (std::int64_t e = first; e < first + held; ++e) {
       for (std::int64_t rank = 0; rank < ranks; ++rank) {
         auto& begin = begins[static_cast<std::size_t>(rank)];
@@ -135,11 +167,10 @@ class ExpertParallelExchange final : public models::ExpertExchange {
           inverse[begin] = at;
         }
       }
-      local_offsets.push_back(at);
+      offsets.push_back(at);
     }
-    route->order_M = route->order_M.to(device);
-    route->inverse_M = route->inverse_M.to(device);
-    return route;
+    route.order_M = route.order_M.to(device);
+    route.inverse_M = route.inverse_M.to(device);
   }
 
   std::shared_ptr<Group> group_;

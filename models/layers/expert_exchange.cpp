@@ -49,7 +49,7 @@ class LocalExchange final : public ExpertExchange {
 
   DispatchedRows dispatch(const at::Tensor& x_TD, const at::Tensor& ids_TK) override {
     auto sorted = std::make_shared<SortedSlots>(sort_by_expert(ids_TK, num_experts_));
-    return {copy_tokens(x_TD, *sorted), sorted->row_offsets, sorted};
+    return {copy_tokens(x_TD, *sorted), {sorted->row_offsets}, sorted};
   }
   at::Tensor combine(const at::Tensor& out_MD, const at::Tensor& weights_TK,
                      const DispatchedRows& rows) override {

@@ -8,18 +8,22 @@
 
 namespace tailor::models {
 
-/// Tokens as rows sorted by expert, every token once for each expert that it goes to.
+/// Tokens as rows sorted by expert, every token once for each expert that it goes to. Mostly in one
+/// part; in several, one behind the other, where each is to be computed by itself.
 struct DispatchedRows {
-  at::Tensor x_MD;                        // rows of the experts held here
-  std::vector<std::int64_t> row_offsets;  // {0, ..., M}, one range an expert held here
-  std::shared_ptr<const void> plan;       // what combine() needs of dispatch()
+  at::Tensor x_MD;  // rows of the experts held here, of all parts
+  /// Of a part with P rows {0, ..., P}, one range an expert held here.
+  std::vector<std::vector<std::int64_t>> parts;
+  std::shared_ptr<const void> plan;  // what combine() needs of dispatch()
 };
 
 /// Brings the rows of tokens to their experts and the answers back: by a permutation where all
 /// experts are here, by an all-to-all exchange where ranks hold parts. Both directions are
 /// differentiable. The order of rows is stable: by expert, then by (source rank, token), and the
 /// answers of a token are added up in float32 in the order of its slots, so that the outcome does
-/// not depend on how experts are spread.
+/// not depend on how experts are spread. Where autograd does not record, rows of several ranks that
+/// are more than one kernels::matvec() takes come in parts, by source rank: a product's bits depend
+/// on its rows then, and what a rank samples shall not depend on the others' prompts.
 class ExpertExchange {
  public:
   virtual ~ExpertExchange() = default;

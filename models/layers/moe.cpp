@@ -3,11 +3,13 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/linear.h>
 
 #include <array>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "models/kernels/matvec.hpp"
 #include "models/kernels/sigmoid.hpp"
@@ -80,6 +82,17 @@ void Experts::finish_loading(kernels::Arithmetic arithmetic) {
   for (auto* slot : {&gate_proj_, &up_proj_, &down_proj_}) slot->layer().finish_loading(arithmetic);
 }
 
+at::Tensor Experts::forward(const DispatchedRows& rows) const {
+  if (rows.parts.size() == 1) return forward(rows.x_MD, rows.parts.front());
+  std::vector<at::Tensor> out;
+  std::int64_t begin = 0;
+  for (const auto& offsets : rows.parts) {
+    out.push_back(forward(rows.x_MD.narrow(0, begin, offsets.back()), offsets));
+    begin += offsets.back();
+  }
+  return at::cat(out);
+}
+
 MoeBlock::MoeBlock(const MoeConfig& config, std::int64_t layer)
     : config_(config),
       layer_(layer),
@@ -108,7 +121,7 @@ at::Tensor MoeBlock::forward(const at::Tensor& x_TD, const LayerContext& context
           : routes.ids_TK;
   if (batch.trace != nullptr) batch.trace->layers[layer_] = {logits_TE, routes.ids_TK, kept_TK};
   const auto rows = exchange_->dispatch(x_TD, kept_TK);
-  const auto out_MD = experts_.forward(rows.x_MD, rows.row_offsets);
+  const auto out_MD = experts_.forward(rows);
   const auto y_TD = exchange_->combine(out_MD, routes.weights_TK, rows);
   if (!shared_expert_) return y_TD;
   const auto shared_TD = shared_expert_->forward(x_TD);

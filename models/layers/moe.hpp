@@ -54,6 +54,7 @@ class Experts final : public Module {
   explicit Experts(const MoeConfig& config);  // all of them
 
   at::Tensor forward(const at::Tensor& x_MD, std::span<const std::int64_t> row_offsets) const;
+  at::Tensor forward(const DispatchedRows& rows) const;  // part by part
   /// Keeps a range of the experts and of each one part of its width: gate and up by Out, down by
   /// In. Before loading and before adapters are seated.
   void keep(const ExpertRange& experts, std::int64_t width_index = 0, std::int64_t width_count = 1);

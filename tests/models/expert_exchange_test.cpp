@@ -46,8 +46,8 @@ Out through_experts(const at::Tensor& x_TD, const at::Tensor& ids, const at::Ten
   const auto rows = exchange->dispatch(x, ids);
   auto scale = at::empty({rows.x_MD.size(0), 1}, x.options());
   for (std::int64_t e = 0; e < experts; ++e) {
-    const auto begin = rows.row_offsets[static_cast<std::size_t>(e)],
-               end = rows.row_offsets[static_cast<std::size_t>(e) + 1];
+    const auto begin = rows.parts.front()[static_cast<std::size_t>(e)],
+               end = rows.parts.front()[static_cast<std::size_t>(e) + 1];
     scale.narrow(0, begin, end - begin).fill_(e + 1);
   }
   const auto y = exchange->combine(rows.x_MD * scale, weights, rows);
