@@ -63,6 +63,16 @@ def late(completions, **rest):
     return [float(len(text)) for text in completions]
 """
 
+GONE = """\
+import os
+
+
+def gone(completions, **rest):
+    if os.path.exists("gone"):
+        raise ValueError("the judge has gone")
+    return [float(len(text)) for text in completions]
+"""
+
 
 class Run:
     def __init__(self, program, model, folder, name):
@@ -418,6 +428,12 @@ def rewards_that_never_worked_are_no_success(make):
     (run.file.parent / "late.py").write_text(LATE)
     result, error = make("late").train('rewards=[{python: "late.py:late"}]')
     expect(result["steps"] == 3 and "has gone" in error, f"later failures cost their samples: {result}")
+    (run.file.parent / "gone.py").write_text(GONE)
+    resumed, rewards = make("resumed"), 'rewards=[{python: "gone.py:gone"}]'
+    resumed.train(rewards, "train.max_steps=2")
+    (run.file.parent / "gone").touch()
+    result, error = resumed.train(rewards, "train.max_steps=3")
+    expect(result["resumed_from"] and result["steps"] == 3 and "has gone" in error, f"also those behind a resumption: {result}")
 
 
 @test

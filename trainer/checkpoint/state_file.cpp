@@ -110,7 +110,8 @@ std::string state_json(const TrainState& state, const fs::path& folder) {
                {{"above_max_loss", state.guards.above_max_loss},
                 {"moving_steps", state.guards.moving_steps},
                 {"without_spread", state.guards.without_spread},
-                {"above_kl_limit", state.guards.above_kl_limit}}},
+                {"above_kl_limit", state.guards.above_kl_limit},
+                {"batches_rewarded", state.guards.batches_rewarded}}},
               {"num_rollouts", state.num_rollouts},
               {"num_updates", state.num_updates},
               {"fingerprints", state.fingerprints},
@@ -140,7 +141,8 @@ TrainState read_state(const fs::path& file) {
   state.guards = {.above_max_loss = guards.count("above_max_loss"),
                   .moving_steps = guards.count("moving_steps"),
                   .without_spread = guards.count("without_spread"),
-                  .above_kl_limit = guards.count_or_zero("above_kl_limit")};
+                  .above_kl_limit = guards.count_or_zero("above_kl_limit"),
+                  .batches_rewarded = guards.count_or_zero("batches_rewarded")};
   state.num_rollouts = top.count("num_rollouts");
   state.num_updates = top.count("num_updates");
   state.fingerprints = top.texts("fingerprints");

@@ -16,10 +16,11 @@ using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
 /// What the guards remember from step to step.
 struct GuardCounts {
-  std::int64_t above_max_loss = 0;  // steps in a row
-  std::int64_t moving_steps = 0;    // steps with a learning rate above 0
-  std::int64_t without_spread = 0;  // GRPO: steps in a row whose groups all lack spread
-  std::int64_t above_kl_limit = 0;  // GRPO: steps in a row, of those that measure a divergence
+  std::int64_t above_max_loss = 0;    // steps in a row
+  std::int64_t moving_steps = 0;      // steps with a learning rate above 0
+  std::int64_t without_spread = 0;    // GRPO: steps in a row whose groups all lack spread
+  std::int64_t above_kl_limit = 0;    // GRPO: steps in a row, of those that measure a divergence
+  std::int64_t batches_rewarded = 0;  // GRPO: batches of which some completion got a score
 
   bool operator==(const GuardCounts&) const = default;
 };

@@ -166,7 +166,7 @@ class GrpoLoop {
     batch_ = std::move(made.batch);
     facts_ = std::move(made.facts);
     write_completions(made.records, settings.step);
-    rewards_failed_ = made.rewards_failed && rewards_failed_.value_or(true);
+    if (!made.rewards_failed) ++training_.state().guards.batches_rewarded;
     training_.reporter().activity("");
   }
 
@@ -182,7 +182,7 @@ class GrpoLoop {
 
   /// Failing rewards cost samples and not the job, but a run that learnt from none is no success.
   void check_rewards() const {
-    if (rewards_failed_.value_or(false) && training_.done())
+    if (training_.state().guards.batches_rewarded == 0 && training_.done())
       throw NumericError(
           "the rewards failed at every batch and scored no completion at all: the adapter has "
           "learnt nothing; the warnings before this say why");
@@ -282,9 +282,8 @@ class GrpoLoop {
   std::string from_;  // the checkpoint to go on from
   AdapterTraining training_;
   RolloutBatch batch_;
-  std::optional<PendingBatch> ahead_;   // the next one, where it is sampled already
-  std::optional<bool> rewards_failed_;  // at every batch made here; none: no batch
-  std::vector<Metric> facts_;           // of the batch that the step began with
+  std::optional<PendingBatch> ahead_;  // the next one, where it is sampled already
+  std::vector<Metric> facts_;          // of the batch that the step began with
   std::optional<JsonlLog> completions_;
 };
 
