@@ -138,6 +138,8 @@ def mistakes_are_told_once(setting):
     fails(MOE, Layout(3, ep=3), "expert_parallel_size 3: expected a divisor of the 8 experts of a layer")
     fails(LLAMA, EP2, "expert_parallel_size 2: llama has no experts")
     fails(MOE, EP2, 'error: --set trian.x=3: trian: unknown key; did you mean "train"?', "--set", "trian.x=3")
+    error = fails(MOE, EP2, "error: rank 1: --set: expected what rank 0 was given, ", last=("--set", "peft.lora_alpha=64"))
+    expect('"peft.lora_alpha=64"]; every rank' in error, error)
     whole, cut = setting.golden / MOE, setting.folder / "cut"
     shutil.copytree(whole, cut)
     os.truncate(cut / "model.safetensors", 100_000)
@@ -185,22 +187,21 @@ def end_of_hang(process, begin, limit_s, ranks, what):
 
 
 STUCK_REWARD = """\
+import os
 import time
 
 calls = 0
-
-
-def quick(completions, **rest):
-    return [float(any(c in text for c in "aeiou")) for text in completions]
+with open(f"/proc/{os.getppid()}/environ", "rb") as file:  # the rank's; its children are not told
+    is_second = b"OMPI_COMM_WORLD_RANK=1" in file.read().split(b"\\0")
 
 
 def stuck(completions, **rest):
     global calls
     calls += 1
-    if calls == 3:
+    if calls == 3 and is_second:
         open("stuck", "w").close()
         time.sleep(1000)
-    return quick(completions)
+    return [float(any(c in text for c in "aeiou")) for text in completions]
 """
 
 
@@ -223,9 +224,7 @@ def a_rank_that_hangs_alive_ends_the_job_when_the_time_is_over(setting):
     job = setting.job("scoring", LLAMA)
     model = json.dumps(str(setting.golden / LLAMA))
     job.file.write_text(GRPO_JOB.format(model=model, run="scoring", steps=100, save_steps=0, eval_steps=0))
-    reward = "rewards=[{{python: 'hanging.py:{}', timeout_s: 1000}}]"
-    more, last = ("--set", reward.format("quick")), ("--set", reward.format("stuck"))
-    process = job.start(DP2, *more, last=last, env=environment)
+    process = job.start(DP2, "--set", "rewards=[{python: 'hanging.py:stuck', timeout_s: 1000}]", env=environment)
     stuck, until = setting.folder / "stuck", time.monotonic() + 60 * SLOWNESS
     while not stuck.exists() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.002)

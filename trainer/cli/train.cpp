@@ -1,6 +1,8 @@
 #include <ATen/ops/full.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <fstream>
 #include <iostream>
@@ -138,11 +140,30 @@ std::string layout_text(const distributed::MeshSizes& sizes) {
   return sizes.world() == 1 ? "one rank" : distributed::describe(sizes);
 }
 
+/// What every rank must be told alike. A rank may have places of its own where the model and the
+/// data lie (which are compared when they are open), other threads, and a bound at which it stops
+/// the job.
+std::string shared_overrides(const std::vector<std::string>& overrides) {
+  constexpr std::array<const char*, 5> kOwn{
+      "model.name_or_path=", "data.train=", "data.eval=", "train.threads=", "train.max_loss="};
+  auto out = nlohmann::json::array();
+  for (const auto& text : overrides)
+    if (std::ranges::none_of(kOwn, [&](const char* own) { return text.starts_with(own); }))
+      out.push_back(text);
+  return out.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
 class TrainCommand {
  public:
   TrainCommand(const TrainOptions& options, Ranks& ranks, const std::string& job_text)
       : options_(options), ranks_(ranks) {
-    ranks_.together([&] { config_ = parse_run_config(job_text, options.job, options.overrides); });
+    const auto mine = shared_overrides(options.overrides), first = ranks_.from_first(mine);
+    ranks_.together([&] {
+      if (mine != first)
+        throw ConfigError("--set: expected what rank 0 was given, " + first + ", found " + mine +
+                          "; every rank must be started with the same options");
+      config_ = parse_run_config(job_text, options.job, options.overrides);
+    });
     device_ = ranks_.device(config_.model);
     mesh_ = ranks_.mesh(config_.parallel, device_);
     ranks_.by_first([&] { take_directory(); });
