@@ -80,8 +80,8 @@ LossType read_loss_type(Section& grpo, GrpoConfig& config) {
 
 /// true and false are group and none, as in TRL.
 ScaleRewards read_scale(Section& grpo) {
-  const auto word =
-      grpo.choice("scale_rewards", {"group", "batch", "none", "rloo", "true", "false"}, "group");
+  const auto word = grpo.choice(
+      "scale_rewards", {"group", "batch", "none", "rloo", "bnpo_beta", "true", "false"}, "group");
   if (word == "true") return ScaleRewards::Group;
   if (word == "false") return ScaleRewards::None;
   return static_cast<ScaleRewards>(std::ranges::find(kScaleRewards, word) - kScaleRewards.begin());
@@ -143,6 +143,9 @@ void read_kl(Section& grpo, GrpoConfig& config) {
       grpo.report("use_bias_correction_kl", "has no effect where kl_in is reward");
     if (config.multi_objective_aggregation == RewardAggregation::NormalizeThenSum)
       grpo.report("kl_in", "expected loss where multi_objective_aggregation is normalize_then_sum");
+    if (config.scale_rewards == ScaleRewards::BnpoBeta)
+      grpo.report("kl_in",
+                  "expected loss where scale_rewards is bnpo_beta: rewards are from 0 to 1");
   }
 }
 
@@ -248,6 +251,10 @@ GrpoConfig read_grpo(Section section) {
   config.multi_objective_aggregation =
       read_word(section, "multi_objective_aggregation", kRewardAggregations,
                 config.multi_objective_aggregation);
+  if (config.multi_objective_aggregation == RewardAggregation::NormalizeThenSum &&
+      config.scale_rewards != ScaleRewards::Group)
+    section.report("scale_rewards",
+                   "has no effect where multi_objective_aggregation is normalize_then_sum");
   read_loss(section, config);
   read_kl(section, config);
   read_correction(section, config);

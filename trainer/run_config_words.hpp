@@ -23,7 +23,8 @@ inline constexpr std::initializer_list<const char*> kTokenDrops{"probs", "positi
 inline constexpr std::initializer_list<const char*> kLossTypes{
     "grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "minirl", "luspo", "vespo"};
 inline constexpr std::initializer_list<const char*> kRatioLevels{"token", "sequence"};
-inline constexpr std::initializer_list<const char*> kScaleRewards{"group", "batch", "none", "rloo"};
+inline constexpr std::initializer_list<const char*> kScaleRewards{"group", "batch", "none", "rloo",
+                                                                  "bnpo_beta"};
 inline constexpr std::initializer_list<const char*> kRewardAggregations{"sum_then_normalize",
                                                                         "normalize_then_sum"};
 inline constexpr std::initializer_list<const char*> kKlEstimators{"k1", "k2", "k3", "k1+", "k3+"};

@@ -72,6 +72,25 @@ TEST_CASE("the deviation may be that of the batch", "[trainer]") {
                             -.23564672, 0});
 }
 
+TEST_CASE("BNPO's advantages are divided by the density of the groups' means", "[trainer]") {
+  // Means 0.1, 0.3 and 0.8 of ten each
+  RewardColumn rewards(30, 0.0);
+  for (const auto& [begin, count] : {std::pair(0, 1), {10, 3}, {20, 8}})
+    for (int i = 0; i < count; ++i) rewards[static_cast<std::size_t>(begin + i)] = 1.0;
+  const auto found = of(rewards, ScaleRewards::BnpoBeta, 10).values;
+  check_near({found[0], found[10], found[20]}, {.90274064, .64723212, .20464779});
+  check_near({found[9], found[19], found[29]}, {-.10030452, -.27738519, -.81859116});
+
+  check_near(of(kOne, ScaleRewards::BnpoBeta).values, {.75, -.25, -.25, -.25});  // one group
+  const auto certain = of(joined(kEqual, kOne), ScaleRewards::BnpoBeta).values;
+  check_near({certain[0], certain[3]}, {0, 0});
+  CHECK((std::isfinite(certain[4]) && certain[4] > 0));
+  check_near(of({kNone, kNone, 1, 0}, ScaleRewards::BnpoBeta, 2).values, {0, 0, .5, -.5});
+  CHECK_THROWS_WITH(of({1, 0, 2, 1}, ScaleRewards::BnpoBeta),
+                    "grpo.scale_rewards: bnpo_beta takes weighted rewards from 0 to 1, found "
+                    "2.000000");
+}
+
 TEST_CASE("functions may be normalized one by one", "[trainer]") {
   const RewardColumn first{1, 0, 0, 1, 0, 1, 1, 1}, second{.5, .1, .9, .3, .2, .4, .6, 0};
   const auto found = advantages({first, second}, {1.0, 0.5}, 4, ScaleRewards::Group,

@@ -64,8 +64,45 @@ RewardColumn weighted_sums(const std::vector<RewardColumn>& functions,
   return sums;
 }
 
+/// 1 / pdf of BNPO's Beta distribution (arXiv:2506.02864).
+class BetaScaling {
+ public:
+  explicit BetaScaling(const RewardColumn& group_means) {
+    const auto p = summarize(group_means);
+    if (!p.has_spread()) return;
+    const auto count = p.mean * (1 - p.mean) / (p.deviation * p.deviation) - 1;
+    alpha_ = std::max(1.0, 1 + count * p.mean / 3);
+    beta_ = std::max(1.0, 1 + count * (1 - p.mean) / 3);
+  }
+
+  double operator()(double p) const {
+    const auto log_pdf = std::lgamma(alpha_ + beta_) - std::lgamma(alpha_) - std::lgamma(beta_) +
+                         (alpha_ - 1) * std::log(p) + (beta_ - 1) * std::log1p(-p);
+    return std::min(std::exp(-log_pdf), 1e6);
+  }
+
+ private:
+  double alpha_ = 1.0, beta_ = 1.0;
+};
+
+BetaScaling beta_scaling(const RewardColumn& rewards, std::size_t group_size) {
+  for (const auto& reward : rewards)
+    if (reward && !(*reward >= 0.0 && *reward <= 1.0))
+      throw std::domain_error(
+          "grpo.scale_rewards: bnpo_beta takes weighted rewards from 0 to 1, "
+          "found " +
+          std::to_string(*reward));
+  RewardColumn means;
+  for (std::size_t begin = 0; begin < rewards.size(); begin += group_size) {
+    const auto group = summarize(Scores(rewards).subspan(begin, group_size));
+    means.push_back(group.count > 0 ? std::optional(group.mean) : std::nullopt);
+  }
+  return BetaScaling(means);
+}
+
 /// What a reward's distance from its group's mean is multiplied by.
-double scaling(ScaleRewards scale, const Summary& group, const Summary& batch) {
+double scaling(ScaleRewards scale, const Summary& group, const Summary& batch,
+               const BetaScaling& beta) {
   switch (scale) {
     case ScaleRewards::Group:
       return 1.0 / (group.deviation + kEpsilon);
@@ -75,6 +112,8 @@ double scaling(ScaleRewards scale, const Summary& group, const Summary& batch) {
       return 1.0;
     case ScaleRewards::Rloo:
       return group.count > 1 ? group.count / (group.count - 1) : 0.0;
+    case ScaleRewards::BnpoBeta:
+      return group.has_spread() ? beta(group.mean) : 0.0;  // p of 0 or 1 has no spread
   }
   return 1.0;
 }
@@ -83,11 +122,13 @@ double scaling(ScaleRewards scale, const Summary& group, const Summary& batch) {
 RewardColumn centered(const RewardColumn& rewards, std::size_t group_size, ScaleRewards scale,
                       std::vector<bool>& group_has_spread) {
   const auto batch = summarize(rewards);
+  const auto beta = scale == ScaleRewards::BnpoBeta ? beta_scaling(rewards, group_size)
+                                                    : BetaScaling(RewardColumn());
   RewardColumn out(rewards.size());
   for (std::size_t g = 0; g < group_has_spread.size(); ++g) {
     const auto begin = g * group_size;
     const auto group = summarize(Scores(rewards).subspan(begin, group_size));
-    const auto factor = scaling(scale, group, batch);
+    const auto factor = scaling(scale, group, batch, beta);
     for (auto i = begin; i < begin + group_size; ++i)
       if (rewards[i]) out[i] = group.has_spread() ? (*rewards[i] - group.mean) * factor : 0.0;
     if (group.has_spread()) group_has_spread[g] = true;

@@ -37,10 +37,16 @@ struct Advantages {
 ///   batch  (R - mean of group) / (s of batch + e)
 ///   none   R - mean of group                         (Liu et al. 2025, arXiv:2503.20783)
 ///   rloo   R - mean of the others of the group       (Ahmadian et al. 2024, arXiv:2402.14740)
+///   bnpo_beta  (R - p) / pdf(p), at most 1e6 times as large, for R from 0 to 1, p the group's mean
+///          and pdf that of the Beta distribution whose parameters are 1 + a / 3 and 1 + b / 3,
+///          each at least 1, where Beta(a, b) has mean and variance (n - 1) of p over the batch's
+///          groups; R - p where these have no variance          (Xiao et al. 2025,
+///          arXiv:2506.02864)
 /// NormalizeThenSum takes `group` function by function, sums by weight and whitens over the batch,
 /// (x - mean) / (s + e), whatever `scale` says (GDPO, arXiv:2601.05242). Samples that no function
 /// scored count nowhere and have advantage 0.
-/// Throws std::invalid_argument where sizes do not fit.
+/// Throws std::invalid_argument where sizes do not fit, std::domain_error for an R outside [0, 1]
+/// with bnpo_beta.
 Advantages advantages(const std::vector<RewardColumn>& functions,
                       const std::vector<double>& weights, std::int64_t num_generations,
                       ScaleRewards scale,

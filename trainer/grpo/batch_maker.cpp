@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <optional>
+#include <stdexcept>
 #include <utility>
 
 #include "trainer/grpo/facts.hpp"
@@ -225,8 +226,18 @@ std::vector<BatchMaker::Sample> BatchMaker::samples_of(const PendingBatch& drawn
 
 /// Without a divergence.
 Advantages BatchMaker::weigh_scores(const std::vector<RewardColumn>& functions) const {
-  return advantages(functions, weights_, config_.grpo.num_generations, config_.grpo.scale_rewards,
-                    config_.grpo.multi_objective_aggregation);
+  return weigh(functions, weights_);
+}
+
+Advantages BatchMaker::weigh(const std::vector<RewardColumn>& functions,
+                             const std::vector<double>& weights) const {
+  const auto& grpo = config_.grpo;
+  try {
+    return advantages(functions, weights, grpo.num_generations, grpo.scale_rewards,
+                      grpo.multi_objective_aggregation);
+  } catch (const std::domain_error& error) {
+    throw NumericError(error.what());
+  }
 }
 
 /// Appends the groups that are to be learnt from, numbered on from those that are there; the others
@@ -295,8 +306,7 @@ Advantages BatchMaker::weigh(const Collected& all) const {
     functions.push_back(std::move(kl));
     weights.push_back(-config_.grpo.beta);
   }
-  return advantages(functions, weights, config_.grpo.num_generations, config_.grpo.scale_rewards,
-                    config_.grpo.multi_objective_aggregation);
+  return weigh(functions, weights);
 }
 
 /// Shares of what counts that importance_sampling_reject drops.

@@ -60,6 +60,9 @@ class BatchMaker {
             const Scored& scored) const;
   std::vector<double> kl_of(const Collected& all) const;
   Advantages weigh(const Collected& all) const;
+  /// Throws NumericError for rewards that `scale_rewards` has no advantage of.
+  Advantages weigh(const std::vector<RewardColumn>& functions,
+                   const std::vector<double>& weights) const;
   void add_rejected(const Collected& all, std::vector<Metric>& facts) const;
   void add_progress(const Collected& all, std::vector<Metric>& facts) const;
   void record(const Collected& all, const Advantages& weighed,

@@ -10,7 +10,7 @@ namespace tailor::trainer {
 /// What a token's loss is; equations beside policy_loss().
 enum class LossType { Grpo, Dapo, DrGrpo, Bnpo, Cispo, Sapo, MiniRl, Luspo, Vespo };
 enum class RatioLevel { Token, Sequence };  // importance_sampling_level; Sequence is GSPO
-enum class ScaleRewards { Group, Batch, None, Rloo };
+enum class ScaleRewards { Group, Batch, None, Rloo, BnpoBeta };
 enum class RewardAggregation { SumThenNormalize, NormalizeThenSum };  // the second is GDPO
 /// Estimators of the divergence from the reference (Schulman 2020, "Approximating KL divergence").
 /// A plus has the value of its name and the gradient of k2.
