@@ -38,8 +38,8 @@ class Reader {
     return value.get<std::int64_t>();
   }
   /// Of what files of an earlier program do not have yet.
-  std::int64_t count_or_zero(const char* key) const {
-    return object_.contains(key) ? count(key) : 0;
+  std::int64_t count_or(const char* key, std::int64_t otherwise) const {
+    return object_.contains(key) ? count(key) : otherwise;
   }
   bool flag(const char* key) const {
     const auto& value = at(key);
@@ -141,8 +141,9 @@ TrainState read_state(const fs::path& file) {
   state.guards = {.above_max_loss = guards.count("above_max_loss"),
                   .moving_steps = guards.count("moving_steps"),
                   .without_spread = guards.count("without_spread"),
-                  .above_kl_limit = guards.count_or_zero("above_kl_limit"),
-                  .batches_rewarded = guards.count_or_zero("batches_rewarded")};
+                  .above_kl_limit = guards.count_or("above_kl_limit", 0),
+                  // One that does not tell is not held against the run.
+                  .batches_rewarded = guards.count_or("batches_rewarded", 1)};
   state.num_rollouts = top.count("num_rollouts");
   state.num_updates = top.count("num_updates");
   state.fingerprints = top.texts("fingerprints");
