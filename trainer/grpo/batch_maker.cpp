@@ -124,7 +124,7 @@ MadeBatch BatchMaker::finish(PendingBatch pending, PromptSource& source, std::in
                .sampled_at = sampled_at,
                .rollouts = {}};
   out.batch.has_spread =
-      std::ranges::count(weigh_scores(all.judgement.functions).group_has_spread, true) > 0;
+      std::ranges::count(weigh(all.judgement.functions, weights_).group_has_spread, true) > 0;
   out.rewards_failed = all.judgement.failed && !all.judgement.scored;
   out.facts = batch_facts(task_, all.judgement, weighed);
   if (grpo.max_staleness > 0) out.facts.push_back({"staleness", settings.step - 1 - sampled_at});
@@ -224,11 +224,6 @@ std::vector<BatchMaker::Sample> BatchMaker::samples_of(const PendingBatch& drawn
   return out;
 }
 
-/// Without a divergence.
-Advantages BatchMaker::weigh_scores(const std::vector<RewardColumn>& functions) const {
-  return weigh(functions, weights_);
-}
-
 Advantages BatchMaker::weigh(const std::vector<RewardColumn>& functions,
                              const std::vector<double>& weights) const {
   const auto& grpo = config_.grpo;
@@ -247,7 +242,7 @@ void BatchMaker::keep(Collected& all, PendingBatch drawn, const Judgement& judge
   const auto generations = config_.grpo.num_generations;
   std::vector<bool> keeps(static_cast<std::size_t>(drawn.batch.num_groups), true);
   const bool more = config_.grpo.draws_more(all.num_rounds);
-  const auto weighed = weigh_scores(judged.functions);
+  const auto weighed = weigh(judged.functions, weights_);
   if (config_.grpo.dynamic_sampling && more) keeps = weighed.group_has_spread;
   std::vector<std::int64_t> number;  // among those that are kept, or that are not
   for (std::size_t g = 0; g < keeps.size(); ++g) {

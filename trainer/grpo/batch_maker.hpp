@@ -55,11 +55,10 @@ class BatchMaker {
   void collect(Collected& all, PendingBatch pending, std::int64_t step) const;
   bool records() const;
   std::vector<Sample> samples_of(const PendingBatch& drawn, const Scored& scored) const;
-  Advantages weigh_scores(const std::vector<RewardColumn>& functions) const;
   void keep(Collected& all, PendingBatch drawn, const Judgement& judged,
             const Scored& scored) const;
   std::vector<double> kl_of(const Collected& all) const;
-  Advantages weigh(const Collected& all) const;
+  Advantages weigh(const Collected& all) const;  // the divergence too, where rewards pay for it
   /// Throws NumericError for rewards that `scale_rewards` has no advantage of.
   Advantages weigh(const std::vector<RewardColumn>& functions,
                    const std::vector<double>& weights) const;
