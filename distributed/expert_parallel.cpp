@@ -97,6 +97,9 @@ class ExpertParallelExchange final : public models::ExpertExchange {
   }
 
  private:
+  std::int64_t held() const { return num_experts_ / group_->size(); }
+  std::int64_t first() const { return group_->rank() * held(); }  // of those held here
+
   /// Gathers how many rows every rank has for every expert; fills the parts of those here. Rows are
   /// in the memory of `device`.
   c10::intrusive_ptr<Route> make_route(const std::vector<std::int64_t>& offsets, at::Device device,
@@ -110,15 +113,15 @@ class ExpertParallelExchange final : public models::ExpertExchange {
 
     auto route = c10::make_intrusive<Route>();
     route->group = group_;
-    const std::int64_t ranks = group_->size(), held = num_experts_ / ranks;
+    const std::int64_t ranks = group_->size();
     const auto sum = [&](std::int64_t rank, std::int64_t from) {
       std::int64_t total = 0;
-      for (std::int64_t e = from; e < from + held; ++e) total += count[rank * num_experts_ + e];
+      for (std::int64_t e = from; e < from + held(); ++e) total += count[rank * num_experts_ + e];
       return total;
     };
     for (std::int64_t rank = 0; rank < ranks; ++rank) {
-      route->sent.push_back(sum(group_->rank(), rank * held));
-      route->received.push_back(sum(rank, group_->rank() * held));
+      route->sent.push_back(sum(group_->rank(), rank * held()));
+      route->received.push_back(sum(rank, first()));
     }
     if (comes_in_parts(counts_RE, device))
       by_source(count, parts);
@@ -134,19 +137,17 @@ class ExpertParallelExchange final : public models::ExpertExchange {
   }
 
   void by_source(const std::int64_t* count, std::vector<std::vector<std::int64_t>>& parts) const {
-    const std::int64_t ranks = group_->size(), held = num_experts_ / ranks;
-    const std::int64_t first = group_->rank() * held;
+    const std::int64_t ranks = group_->size();
     for (std::int64_t rank = 0; rank < ranks; ++rank) {
       auto& part = parts.emplace_back(1, 0);
-      for (std::int64_t e = first; e < first + held; ++e)
+      for (auto e = first(); e < first() + held(); ++e)
         part.push_back(part.back() + count[rank * num_experts_ + e]);
     }
   }
 
   void by_expert(const std::int64_t* count, Route& route, at::Device device,
                  std::vector<std::vector<std::int64_t>>& parts) const {
-    const std::int64_t ranks = group_->size(), held = num_experts_ / ranks;
-    const std::int64_t first = group_->rank() * held;
+    const std::int64_t ranks = group_->size();
     std::vector<std::int64_t> begins;  // where the rows of a source begin among the received
     std::int64_t rows = 0;
     for (const auto received : route.received) {
@@ -159,7 +160,7 @@ class ExpertParallelExchange final : public models::ExpertExchange {
     auto* inverse = route.inverse_M.mutable_data_ptr<std::int64_t>();
     std::int64_t at = 0;
     auto& offsets = parts.emplace_back(1, 0);
-    for (std::int64_t e = first; e < first + held; ++e) {
+    for (auto e = first(); e < first() + held(); ++e) {
       for (std::int64_t rank = 0; rank < ranks; ++rank) {
         auto& begin = begins[static_cast<std::size_t>(rank)];
         for (std::int64_t i = 0; i < count[rank * num_experts_ + e]; ++i, ++at, ++begin) {
